@@ -1,0 +1,598 @@
+//! Consuming one queue, for ever: a connection that ends, for whatever reason, is followed by the
+//! next one, after at most [`LONGEST_PAUSE`].
+//!
+//! A reply queue has a single active consumer. Its intents are published on the consumer's own
+//! connection: an intent that is confirmed there was stored while the broker still took this
+//! consumer for the active one, and so before a successor's first delivery.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_lapin::lapin;
+use futures_util::StreamExt;
+use jiff::Timestamp;
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{Channel, Consumer};
+use tokio::sync::RwLock;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::publish::{PUBLISH_LIMIT, Routing, confirmed, open_confirming};
+use super::topology::Destination;
+use super::wire::{self, History, Unreadable};
+use super::{Broker, BrokerError, REQUEST_LIMIT, close, dead};
+use crate::content::Content;
+use crate::job::{Attempt, Cause, Job, Settled, Settlement, Step, Tenure, Work};
+use crate::outcome::Outcome;
+use crate::reply_json;
+use crate::suspect::{Fate, fate, poison_error};
+
+/// The first pause before connecting again; it doubles.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a settlement is tried while its delivery is still ours. Long, because giving up means
+/// that SimSimi is asked again; well under the broker's consumer timeout of half an hour.
+const SETTLE_LIMIT: Duration = Duration::from_secs(300);
+/// The pause between tries to settle.
+const SETTLE_AGAIN: Duration = Duration::from_millis(500);
+
+/// Claims jobs of one queue.
+#[derive(Debug)]
+pub(crate) struct AmqpClaims {
+    broker: Broker,
+    source: Arc<Source>,
+    limit: u16,
+    session: Option<Session>,
+    /// A session that is being started, on a task of its own: so [`AmqpClaims::next`] may be
+    /// cancelled and go on with it later.
+    starting: Option<JoinHandle<Result<Session, BrokerError>>>,
+    tenures: u64,
+    failures: u32,
+}
+
+/// The queue that is consumed.
+#[derive(Debug)]
+struct Source {
+    name: String,
+    destination: Destination,
+    step: Step,
+}
+
+/// One consumer, from its start to the end of its connection.
+#[derive(Debug)]
+struct Session {
+    consumer: Consumer,
+    shared: Arc<Shared>,
+}
+
+/// What the claims of a session share; the connection ends with the last of them.
+#[derive(Debug)]
+struct Shared {
+    connection: Option<lapin::Connection>,
+    channel: Channel,
+    /// Where intents go, one at a time; `None` once no more may be stored.
+    intents: RwLock<Option<Channel>>,
+    one_intent: tokio::sync::Mutex<()>,
+    tenure: Tenure,
+}
+
+/// A claimed job.
+#[derive(Debug)]
+pub(crate) struct AmqpClaim {
+    broker: Broker,
+    source: Arc<Source>,
+    shared: Arc<Shared>,
+    /// Without its bytes, which are in the content; `None` once it is being settled.
+    delivery: Option<Delivery>,
+    content: Content,
+    pub(crate) job: Job,
+}
+
+impl AmqpClaims {
+    pub(super) fn new(broker: Broker, destination: Destination, limit: u16) -> Self {
+        let (name, step) = match &destination {
+            Destination::Ask => (broker.names().ask(), Step::Ask),
+            Destination::Post(bot) => (broker.names().post(bot), Step::Post),
+        };
+        Self {
+            broker,
+            source: Arc::new(Source {
+                name,
+                destination,
+                step,
+            }),
+            limit,
+            session: None,
+            starting: None,
+            tenures: 0,
+            failures: 0,
+        }
+    }
+
+    pub(crate) async fn next(&mut self) -> AmqpClaim {
+        loop {
+            let Some(session) = &mut self.session else {
+                self.connect().await;
+                continue;
+            };
+            match session.consumer.next().await {
+                Some(Ok(delivery)) => {
+                    self.failures = 0;
+                    let shared = session.shared.clone();
+                    if let Some(claim) = self.accept(delivery, shared) {
+                        return claim;
+                    }
+                }
+                Some(Err(error)) => self.lost(&error.to_string()),
+                // The queue was deleted, or the channel ended without a word.
+                None => self.lost("the broker ended the consumer"),
+            }
+        }
+    }
+
+    fn lost(&mut self, reason: &str) {
+        log::warn!(queue = self.source.name; "the consumer ended and is started again: {reason}");
+        self.session = None;
+        self.failures += 1;
+    }
+
+    async fn connect(&mut self) {
+        let starting = match &mut self.starting {
+            Some(starting) => starting,
+            None => {
+                self.tenures += 1;
+                let (broker, source) = (self.broker.clone(), self.source.clone());
+                let (limit, tenure, pause) =
+                    (self.limit, Tenure(self.tenures), pause(self.failures));
+                self.starting.insert(tokio::spawn(async move {
+                    tokio::time::sleep(pause).await;
+                    consume(&broker, &source, limit, tenure).await
+                }))
+            }
+        };
+        let started = starting.await.unwrap_or(Err(BrokerError::Closed));
+        self.starting = None;
+        match started {
+            Ok(session) => {
+                if self.failures > 0 {
+                    log::info!(queue = self.source.name; "consuming again");
+                }
+                self.session = Some(session);
+            }
+            Err(error) => {
+                if self.failures == 0 || self.failures.is_power_of_two() {
+                    log::warn!(queue = self.source.name; "cannot be consumed yet: {error}");
+                }
+                self.failures += 1;
+            }
+        }
+    }
+
+    /// Makes a claim of a delivery. What is suspect, poison or unreadable is put away beside, so
+    /// that it holds nobody up.
+    fn accept(&self, mut delivery: Delivery, shared: Arc<Shared>) -> Option<AmqpClaim> {
+        let returns = wire::returns(&delivery.properties);
+        let (content, history, read) = self.read(&mut delivery);
+        let (work, problem) = match read {
+            Ok(work) => (work, None),
+            Err(problem) => (Work::Ask(content.clone().into_event()), Some(problem)),
+        };
+        let claim = AmqpClaim {
+            broker: self.broker.clone(),
+            source: self.source.clone(),
+            shared,
+            delivery: Some(delivery),
+            content,
+            job: Job {
+                work,
+                attempts: history.attempts,
+                deaths: history.deaths,
+            },
+        };
+        if let Some(problem) = problem {
+            tokio::spawn(claim.put_away(problem));
+            return None;
+        }
+        match fate(returns, history.deaths) {
+            Fate::Work => return Some(claim),
+            Fate::PutOff(delay) => {
+                log::warn!(id:% = claim.content.id, deaths = history.deaths; "came back unsettled and is put off");
+                tokio::spawn(claim.put_off(delay));
+            }
+            Fate::Bury => {
+                let error = poison_error(history.deaths);
+                tokio::spawn(claim.bury(Cause::Poison, error));
+            }
+        }
+        None
+    }
+
+    /// Takes the delivery's bytes and reads what can be read of it.
+    fn read(&self, delivery: &mut Delivery) -> (Content, History, Result<Work, Unreadable>) {
+        let body = std::mem::take(&mut delivery.data);
+        let reply = match self.source.step {
+            Step::Post => Some(reply_json::decode(&body)),
+            Step::Ask | Step::Receive => None,
+        };
+        let (content, history) = match wire::read(&delivery.properties, &body) {
+            Ok(read) => read,
+            Err(problem) => {
+                let content = Content::unknown(wire::written_at(&delivery.properties), body);
+                return (content, History::default(), Err(problem));
+            }
+        };
+        let work = match reply {
+            Some(reply) => reply.map(Work::Post).map_err(Unreadable::from),
+            None => Ok(Work::Ask(content.clone().into_event())),
+        };
+        (content, history, work)
+    }
+
+    /// Cancels the consumer and gives back what it had fetched. Claims that are still held keep
+    /// the connection until they are settled, but can announce no post any more.
+    pub(crate) async fn stop(mut self) {
+        let Some(mut session) = self.session.take() else {
+            return;
+        };
+        session.shared.refuse_intents().await;
+        let cancelled = async {
+            let tag = session.consumer.tag();
+            session
+                .shared
+                .channel
+                .basic_cancel(tag, BasicCancelOptions::default())
+                .await?;
+            while let Some(delivery) = session.consumer.next().await {
+                if let Some(claim) = self.accept(delivery?, session.shared.clone()) {
+                    let settled = Settled {
+                        settlement: Settlement::GiveBack,
+                        outcomes: Vec::new(),
+                    };
+                    claim.settle(settled).await?;
+                }
+            }
+            Ok::<_, BrokerError>(())
+        };
+        match tokio::time::timeout(REQUEST_LIMIT, cancelled).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                log::warn!(queue = self.source.name; "jobs were not given back and come back by themselves: {error}")
+            }
+            Err(_) => {
+                log::warn!(queue = self.source.name; "the broker does not answer; jobs come back by themselves")
+            }
+        }
+    }
+}
+
+/// How long to wait before connecting again, after so many failures in a row.
+fn pause(failures: u32) -> Duration {
+    let Some(doublings) = failures.checked_sub(1) else {
+        return Duration::ZERO;
+    };
+    let longest = SHORTEST_PAUSE.saturating_mul(1 << doublings.min(10)).min(LONGEST_PAUSE);
+    longest.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+async fn consume(
+    broker: &Broker,
+    source: &Source,
+    limit: u16,
+    tenure: Tenure,
+) -> Result<Session, BrokerError> {
+    let connection = broker.inner.connections.consuming().await?;
+    let started = async {
+        let channel = connection.create_channel().await?;
+        channel.basic_qos(limit, BasicQosOptions::default()).await?;
+        let intents = match source.step {
+            Step::Post => Some(open_confirming(&connection).await?),
+            Step::Ask | Step::Receive => None,
+        };
+        let consumer = channel
+            .basic_consume(
+                source.name.as_str().into(),
+                "".into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
+            .await?;
+        Ok::<_, BrokerError>((channel, intents, consumer))
+    };
+    let (channel, intents, consumer) = tokio::time::timeout(REQUEST_LIMIT, started)
+        .await
+        .map_err(|_| BrokerError::TimedOut("consuming"))??;
+    let shared = Shared {
+        connection: Some(connection),
+        channel,
+        intents: RwLock::new(intents),
+        one_intent: tokio::sync::Mutex::new(()),
+        tenure,
+    };
+    Ok(Session {
+        consumer,
+        shared: Arc::new(shared),
+    })
+}
+
+impl Shared {
+    /// Waits for an intent that is on its way, and lets no other follow.
+    async fn refuse_intents(&self) {
+        self.intents.write().await.take();
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let (Some(connection), Ok(runtime)) = (
+            self.connection.take(),
+            tokio::runtime::Handle::try_current(),
+        ) {
+            runtime.spawn(close(connection));
+        }
+    }
+}
+
+impl AmqpClaim {
+    pub(crate) fn tenure(&self) -> Tenure {
+        self.shared.tenure
+    }
+
+    /// Stores an intent on the consumer's own connection.
+    pub(crate) async fn intend(&self, intent: &Outcome) -> Result<(), BrokerError> {
+        let intents = self.shared.intents.read().await;
+        let channel = intents.as_ref().ok_or(BrokerError::Lost)?;
+        let stored = async {
+            // One in flight on a channel: see `publish`.
+            let _alone = self.shared.one_intent.lock().await;
+            confirmed(
+                channel,
+                &self.broker.outcome_message(intent),
+                Routing::Mandatory,
+            )
+            .await
+        };
+        let stored = tokio::time::timeout(PUBLISH_LIMIT, stored)
+            .await
+            .unwrap_or(Err(BrokerError::TimedOut("an intent")));
+        drop(intents);
+        if stored.is_err() {
+            // The confirm may still come and would be taken for the next intent's. With the
+            // consumer's channel closed everything comes back, under a new tenure.
+            self.shared.refuse_intents().await;
+            let closed = self
+                .shared
+                .channel
+                .close(200, "intents cannot be stored".into());
+            let _ = tokio::time::timeout(super::CLOSE_LIMIT, closed).await;
+        }
+        stored
+    }
+
+    pub(crate) async fn settle(mut self, settled: Settled) -> Result<(), BrokerError> {
+        let Some(delivery) = self.delivery.take() else {
+            return Err(BrokerError::Lost);
+        };
+        let stored = self.store_until_lost(&delivery, &settled).await;
+        // What best-effort outcomes tell is true once the job's next state is stored, acked or not.
+        if stored.is_ok() {
+            for outcome in settled
+                .outcomes
+                .iter()
+                .filter(|outcome| !outcome.is_result())
+            {
+                self.broker.record(outcome);
+            }
+        }
+        let acked = match &stored {
+            Ok(()) => within(delivery.ack(BasicAckOptions::default())).await,
+            Err(_) => {
+                within(delivery.nack(BasicNackOptions {
+                    requeue: true,
+                    ..Default::default()
+                }))
+                .await
+            }
+        };
+        stored.and(match acked {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(BrokerError::Lost),
+            Err(error) => Err(error),
+        })
+    }
+
+    /// Stores everything that has to be there before the delivery may be acked; tries again for
+    /// as long as the delivery is ours.
+    async fn store_until_lost(
+        &self,
+        delivery: &Delivery,
+        settled: &Settled,
+    ) -> Result<(), BrokerError> {
+        let since = Instant::now();
+        loop {
+            let failure = match self.store(settled).await {
+                Ok(()) => return Ok(()),
+                Err(failure) => failure,
+            };
+            let ours = delivery.acker.usable() && self.shared.channel.status().connected();
+            if !ours || since.elapsed() > SETTLE_LIMIT {
+                return Err(failure);
+            }
+            log::warn!(id:% = self.content.id; "a settlement is not stored yet: {failure}");
+            tokio::time::sleep(SETTLE_AGAIN).await;
+        }
+    }
+
+    async fn store(&self, settled: &Settled) -> Result<(), BrokerError> {
+        for outcome in settled
+            .outcomes
+            .iter()
+            .filter(|outcome| outcome.is_result())
+        {
+            self.broker.record_surely(outcome).await?;
+        }
+        let history = History {
+            attempts: self.job.attempts,
+            deaths: self.job.deaths,
+        };
+        let message = match &settled.settlement {
+            Settlement::Done => return Ok(()),
+            Settlement::Next(reply) => {
+                let content = Content::of_reply(reply);
+                super::Message {
+                    address: super::Address {
+                        exchange: self.broker.names().post_exchange(),
+                        key: reply.bot.to_string(),
+                    },
+                    properties: wire::properties(&content, History::default(), true),
+                    body: content.body,
+                }
+            }
+            Settlement::Later(delay, attempt) => {
+                let tries = u32::from(*attempt == Attempt::Counted);
+                // It was settled, so it does not kill its worker: its deaths are forgotten.
+                self.delayed(
+                    *delay,
+                    History {
+                        attempts: history.attempts + tries,
+                        deaths: 0,
+                    },
+                )
+            }
+            Settlement::GiveBack => self.delayed(Duration::ZERO, history),
+            Settlement::Bury { cause, error } => self.dead_letter(*cause, error),
+        };
+        self.broker.store(&message).await
+    }
+
+    fn delayed(&self, delay: Duration, history: History) -> super::Message {
+        let (exchange, key) = self.broker.names().delayed(delay, &self.source.destination);
+        super::Message {
+            address: super::Address { exchange, key },
+            properties: wire::properties(&self.content, history, self.source.step == Step::Post),
+            body: self.content.body.clone(),
+        }
+    }
+
+    fn dead_letter(&self, cause: Cause, error: &str) -> super::Message {
+        let error = crate::shortened(error, Settlement::LONGEST_ERROR);
+        let history = History {
+            attempts: self.job.attempts,
+            deaths: self.job.deaths,
+        };
+        let (names, now) = (self.broker.names(), Timestamp::now());
+        dead::letter(
+            names,
+            &self.source.destination,
+            self.source.step,
+            cause,
+            &error,
+            &self.content,
+            history,
+            now,
+        )
+    }
+
+    /// Puts a suspect off, remembering its deaths.
+    async fn put_off(mut self, delay: Duration) {
+        let history = History {
+            attempts: self.job.attempts,
+            deaths: self.job.deaths,
+        };
+        let message = self.delayed(delay, history);
+        self.replace_by(&message).await;
+    }
+
+    /// What a newer release wrote waits for one, a minute at a time, just as it came; garbage is buried.
+    async fn put_away(mut self, problem: Unreadable) {
+        let age = Timestamp::now().duration_since(self.content.received_at);
+        let Some(properties) = self
+            .delivery
+            .as_ref()
+            .map(|delivery| delivery.properties.clone())
+        else {
+            return;
+        };
+        match problem {
+            Unreadable::Newer(_) if age < crate::NEWER_WAITS_AT_MOST => {
+                let (exchange, key) = self
+                    .broker
+                    .names()
+                    .delayed(crate::NEWER_WAITS, &self.source.destination);
+                let message = super::Message {
+                    address: super::Address { exchange, key },
+                    properties,
+                    body: self.content.body.clone(),
+                };
+                self.replace_by(&message).await;
+            }
+            Unreadable::Newer(error) => self.bury(Cause::Newer, error).await,
+            Unreadable::Malformed(error) => self.bury(Cause::Malformed, error).await,
+        }
+    }
+
+    async fn bury(mut self, cause: Cause, error: String) {
+        let message = self.dead_letter(cause, &error);
+        if self.replace_by(&message).await {
+            crate::figures::dead(cause);
+            log::error!(id:% = self.content.id, cause = cause.as_str(); "given up: {error}");
+            self.broker.record(&self.content.dead(
+                self.source.step,
+                cause,
+                error,
+                Timestamp::now(),
+            ));
+        }
+    }
+
+    /// Stores the message, then acks the delivery.
+    async fn replace_by(&mut self, message: &super::Message) -> bool {
+        let Some(delivery) = self.delivery.take() else {
+            return false;
+        };
+        let replaced = async {
+            self.broker.store(message).await?;
+            within(delivery.ack(BasicAckOptions::default())).await
+        };
+        match replaced.await {
+            Ok(true) => true,
+            Ok(false) => false,
+            Err(error) => {
+                log::warn!(id:% = self.content.id; "a job could not be put away and comes back: {error}");
+                let _ = within(delivery.nack(BasicNackOptions {
+                    requeue: true,
+                    ..Default::default()
+                }))
+                .await;
+                false
+            }
+        }
+    }
+}
+
+impl Drop for AmqpClaim {
+    fn drop(&mut self) {
+        // Its worker died without settling it: back it goes, which counts as a death.
+        if let (Some(delivery), Ok(runtime)) =
+            (self.delivery.take(), tokio::runtime::Handle::try_current())
+        {
+            runtime.spawn(async move {
+                let _ = within(delivery.nack(BasicNackOptions {
+                    requeue: true,
+                    ..Default::default()
+                }))
+                .await;
+            });
+        }
+    }
+}
+
+async fn within(request: impl Future<Output = lapin::Result<bool>>) -> Result<bool, BrokerError> {
+    match tokio::time::timeout(REQUEST_LIMIT, request).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(BrokerError::TimedOut("an acknowledgement")),
+    }
+}

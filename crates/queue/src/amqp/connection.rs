@@ -1,0 +1,260 @@
+//! Connections, one deadpool per node and use, and the rules that the pools keep.
+//!
+//! Publishing and consuming never share a connection: an alarm blocks whoever publishes. lapin's own
+//! recovery stays off (it gives up after 16 tries, and publishes hang in it); a connection that broke is
+//! thrown away by the pool, and whoever needs one asks again, for ever. Every new connection declares
+//! the topology before it is used, so what somebody deleted is there again after a reconnect.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use deadpool_lapin::{
+    Config, Hook, HookError, Object, Pool, PoolConfig, PoolError, Runtime, Timeouts, lapin,
+};
+use futures_util::StreamExt;
+use lapin::ConnectionProperties;
+use lapin::uri::AMQPUri;
+use tokio::sync::Mutex;
+
+use super::BrokerError;
+use super::topology::Topology;
+use crate::{Declare, Settings};
+
+/// A dead peer is found after two of these; shorter ones find live peers dead.
+const HEARTBEAT_SECONDS: u32 = 5;
+/// How long a node may take to accept a connection.
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// How long a connection may take to be ready, topology included: a new one takes seconds to create.
+const CREATE_LIMIT: Duration = Duration::from_secs(30);
+/// How long to wait for somebody else's connection to be ready.
+const WAIT_LIMIT: Duration = Duration::from_secs(30);
+/// A topology declared this recently is not declared again by the next connection.
+const DECLARED_FOR: Duration = Duration::from_secs(3);
+/// Connections that publish; each carries many channels.
+const PUBLISHING: usize = 2;
+/// Connections that consume are taken out of their pool, so this only bounds how many are being opened.
+const CONSUMING: usize = 8;
+
+/// The nodes of the cluster, the one that answered last first.
+#[derive(Debug)]
+pub(super) struct Connections {
+    nodes: Vec<Node>,
+    current: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Node {
+    /// Host, port and virtual host: what may be shown.
+    address: String,
+    publishing: Pool,
+    consuming: Pool,
+}
+
+/// The topology and when it was last seen to be there.
+struct Declaration {
+    topology: Topology,
+    declare: Declare,
+    declared: Mutex<Option<Instant>>,
+}
+
+impl Connections {
+    pub(super) fn new(
+        urls: &[String],
+        topology: Topology,
+        settings: &Settings,
+    ) -> Result<Self, BrokerError> {
+        let declaration = Arc::new(Declaration {
+            topology,
+            declare: settings.declare,
+            declared: Mutex::new(None),
+        });
+        let nodes = urls
+            .iter()
+            .map(|url| {
+                let uri: AMQPUri = url.parse().map_err(|error| {
+                    BrokerError::Unusable(format!("not an AMQP address: {error}"))
+                })?;
+                Ok(Node {
+                    address: format!(
+                        "{}:{}/{}",
+                        uri.authority.host, uri.authority.port, uri.vhost
+                    ),
+                    publishing: pool(url, PUBLISHING, "publish", &declaration)?,
+                    consuming: pool(url, CONSUMING, "consume", &declaration)?,
+                })
+            })
+            .collect::<Result<_, BrokerError>>()?;
+        Ok(Self {
+            nodes,
+            current: AtomicUsize::new(0),
+        })
+    }
+
+    /// A connection for publishing; it goes back to the pool when dropped, its channels live on.
+    pub(super) async fn publishing(&self) -> Result<Object, BrokerError> {
+        self.first_that_answers(|node| &node.publishing).await
+    }
+
+    /// A connection of one's own for consuming one queue: a queue that is broken takes its
+    /// consumer's connection down, and no other.
+    pub(super) async fn consuming(&self) -> Result<lapin::Connection, BrokerError> {
+        self.first_that_answers(|node| &node.consuming)
+            .await
+            .map(Object::take)
+    }
+
+    async fn first_that_answers(
+        &self,
+        pool: impl Fn(&Node) -> &Pool,
+    ) -> Result<Object, BrokerError> {
+        let first = self.current.load(Ordering::Relaxed);
+        let mut failure = BrokerError::Unreachable("no node is configured".to_owned());
+        for offset in 0..self.nodes.len() {
+            let index = (first + offset) % self.nodes.len();
+            match pool(&self.nodes[index]).get().await {
+                Ok(connection) => {
+                    self.current.store(index, Ordering::Relaxed);
+                    return Ok(connection);
+                }
+                Err(error) => failure = explain(error),
+            }
+        }
+        Err(failure)
+    }
+
+    /// The nodes, without credentials.
+    pub(super) fn describe(&self) -> String {
+        let nodes: Vec<_> = self
+            .nodes
+            .iter()
+            .map(|node| node.address.as_str())
+            .collect();
+        nodes.join(", ")
+    }
+
+    /// Ends the pools; connections in use end with their users.
+    pub(super) fn close(&self) {
+        for node in &self.nodes {
+            node.publishing.close();
+            node.consuming.close();
+        }
+    }
+}
+
+fn pool(
+    url: &str,
+    size: usize,
+    purpose: &'static str,
+    declaration: &Arc<Declaration>,
+) -> Result<Pool, BrokerError> {
+    let config = Config {
+        url: Some(with_limits(url)),
+        pool: Some(PoolConfig {
+            max_size: size,
+            timeouts: Timeouts {
+                wait: Some(WAIT_LIMIT),
+                create: Some(CREATE_LIMIT),
+                recycle: Some(CONNECT_LIMIT),
+            },
+            ..PoolConfig::default()
+        }),
+    };
+    let properties = move || {
+        ConnectionProperties::default()
+            .with_connection_name(format!("chickwork {purpose} {}", std::process::id()).into())
+    };
+    let declaration = declaration.clone();
+    config
+        .builder(properties, Runtime::Tokio1)
+        .map_err(|error| BrokerError::Unreachable(error.to_string()))?
+        .post_create(Hook::async_fn(
+            move |connection: &mut lapin::Connection, _| {
+                let declaration = declaration.clone();
+                watch(connection);
+                Box::pin(async move {
+                    let declared = declaration.ensure(connection).await;
+                    declared.map_err(|error| HookError::message(error.to_string()))
+                })
+            },
+        ))
+        .build()
+        .map_err(|error| BrokerError::Unreachable(error.to_string()))
+}
+
+impl Declaration {
+    async fn ensure(&self, connection: &lapin::Connection) -> Result<(), BrokerError> {
+        let mut declared = self.declared.lock().await;
+        if declared.is_some_and(|at| at.elapsed() < DECLARED_FOR) {
+            return Ok(());
+        }
+        self.topology.declare(connection, self.declare).await?;
+        *declared = Some(Instant::now());
+        Ok(())
+    }
+}
+
+/// Records for as long as the connection lives whether the broker blocks it.
+fn watch(connection: &lapin::Connection) {
+    let mut events = Box::pin(connection.events_listener());
+    tokio::spawn(async move {
+        while let Some(event) = events.next().await {
+            let blocked = match event {
+                lapin::Event::ConnectionBlocked(reason) => {
+                    log::error!("the broker takes no messages: {reason}");
+                    true
+                }
+                lapin::Event::ConnectionUnblocked => {
+                    log::info!("the broker takes messages again");
+                    false
+                }
+                lapin::Event::Error(_) => false,
+                _ => continue,
+            };
+            metrics::gauge!("chickwork_broker_blocked").set(if blocked { 1.0 } else { 0.0 });
+        }
+    });
+}
+
+/// The URL with heartbeat and connect limit, unless it sets its own.
+fn with_limits(url: &str) -> String {
+    let mut url = url.to_owned();
+    for (name, value) in [
+        ("heartbeat", u128::from(HEARTBEAT_SECONDS)),
+        ("connection_timeout", CONNECT_LIMIT.as_millis()),
+    ] {
+        if !url.contains(&format!("{name}=")) {
+            let separator = if url.contains('?') { '&' } else { '?' };
+            url.push_str(&format!("{separator}{name}={value}"));
+        }
+    }
+    url
+}
+
+fn explain(error: PoolError) -> BrokerError {
+    match error {
+        PoolError::Backend(error) => BrokerError::from(error),
+        PoolError::Timeout(_) => BrokerError::TimedOut("a connection"),
+        PoolError::PostCreateHook(HookError::Message(reason)) => {
+            BrokerError::Unusable(reason.into_owned())
+        }
+        other => BrokerError::Unreachable(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_gets_a_heartbeat_and_a_connect_limit_unless_it_has_its_own() {
+        assert_eq!(
+            with_limits("amqp://u:p@h/%2f"),
+            "amqp://u:p@h/%2f?heartbeat=5&connection_timeout=3000"
+        );
+        assert_eq!(
+            with_limits("amqp://h?heartbeat=20"),
+            "amqp://h?heartbeat=20&connection_timeout=3000"
+        );
+    }
+}

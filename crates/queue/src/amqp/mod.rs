@@ -1,0 +1,333 @@
+//! The queue on RabbitMQ, 3.10 to 4.x. Read [`topology`] for the objects, [`publish`] for what proves
+//! that a message is stored, [`claims`] for consuming. Facts and measurements behind the rules: the
+//! RabbitMQ documentation on quorum queues, streams, confirms and dead lettering, and our own tests.
+
+mod claims;
+mod connection;
+mod copies;
+mod dead;
+mod publish;
+mod stream;
+pub(crate) mod topology;
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_lapin::lapin;
+use jiff::Timestamp;
+use lapin::BasicProperties;
+use uuid::Uuid;
+
+pub(crate) use claims::{AmqpClaim, AmqpClaims};
+use connection::Connections;
+use copies::Copies;
+use publish::{Address, Message, Publishing, Routing};
+pub(crate) use stream::{ArchiveRead, OutcomesRead};
+use topology::{Destination, Names, Topology};
+use wire::History;
+
+use crate::Settings;
+use crate::content::Content;
+use crate::event::{BotName, Event};
+use crate::job::{Cause, Settlement, Step};
+use crate::outcome::{Outcome, What};
+
+/// How long a polite goodbye to the broker may take.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+/// How long any other single request to the broker may take.
+const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+
+/// What went wrong between us and the broker.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BrokerError {
+    /// No node answers, or the connection broke.
+    #[error("the broker cannot be reached: {0}")]
+    Unreachable(String),
+    /// A connection was made, but what is needed is not there.
+    #[error("{0}")]
+    Unusable(String),
+    /// A broker object is not as it has to be.
+    #[error("the broker's {object} cannot be used ({said}): {cure}")]
+    Object {
+        /// Which one.
+        object: String,
+        /// What to do.
+        cure: &'static str,
+        /// What the broker said.
+        said: String,
+    },
+    /// No queue took the message.
+    #[error("no queue is bound to the exchange {0}")]
+    Returned(String),
+    /// The broker refused the message.
+    #[error("the broker refused the message (is a queue full, or without a leader?)")]
+    Nacked,
+    /// The broker did not answer in time.
+    #[error("{0} took the broker too long")]
+    TimedOut(&'static str),
+    /// The claim is somebody else's by now.
+    #[error("the claim was lost with its connection")]
+    Lost,
+    /// The queue has been closed.
+    #[error("the queue is closed")]
+    Closed,
+}
+
+impl From<lapin::Error> for BrokerError {
+    fn from(error: lapin::Error) -> Self {
+        Self::Unreachable(error.to_string())
+    }
+}
+
+/// A handle on the broker; cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Broker {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    names: Names,
+    archived: bool,
+    connections: Arc<Connections>,
+    publishing: Publishing,
+    copies: Copies,
+}
+
+impl Broker {
+    /// Prepares connections to these nodes; makes none yet.
+    pub(crate) fn new(urls: &[String], settings: &Settings) -> Result<Self, BrokerError> {
+        let names = Names::new(&settings.namespace);
+        let topology = Topology::new(&names, &settings.bots, settings);
+        let connections = Arc::new(Connections::new(urls, topology, settings)?);
+        let inner = Inner {
+            names,
+            archived: !settings.archive_keep.is_zero(),
+            publishing: Publishing::new(connections.clone()),
+            copies: Copies::start(connections.clone()),
+            connections,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    fn names(&self) -> &Names {
+        &self.inner.names
+    }
+
+    /// Stores an event in the ask queue, confirmed. Its archive copy goes another way and is not
+    /// waited for: a copy that reached the archive proves nothing about the ask queue.
+    pub(crate) async fn publish(&self, event: &Event) -> Result<(), BrokerError> {
+        let content = Content::of_event(event);
+        let properties = wire::properties(&content, History::default(), false);
+        self.copy(event, &properties);
+        let address = Address {
+            exchange: self.names().way_in(),
+            key: "ask".to_owned(),
+        };
+        self.store(&Message {
+            address,
+            properties,
+            body: content.body,
+        })
+        .await
+    }
+
+    pub(crate) async fn bury(&self, event: &Event, error: &str) -> Result<(), BrokerError> {
+        let content = Content::of_event(event);
+        self.copy(
+            event,
+            &wire::properties(&content, History::default(), false),
+        );
+        let now = Timestamp::now();
+        let error = crate::shortened(error, Settlement::LONGEST_ERROR);
+        let letter = dead::letter(
+            self.names(),
+            &Destination::Ask,
+            Step::Receive,
+            Cause::Malformed,
+            &error,
+            &content,
+            History::default(),
+            now,
+        );
+        self.store(&letter).await?;
+        self.record(&content.dead(Step::Receive, Cause::Malformed, error, now));
+        Ok(())
+    }
+
+    /// Here the copy is all there is, so it is confirmed.
+    pub(crate) async fn archive(&self, event: &Event, reason: &str) -> Result<(), BrokerError> {
+        let content = Content::of_event(event);
+        let properties = wire::properties(&content, History::default(), false);
+        let address = Address {
+            exchange: self.names().events(),
+            key: event.routing_key(),
+        };
+        let message = Message {
+            address,
+            properties,
+            body: content.body.clone(),
+        };
+        let routing = if self.inner.archived {
+            Routing::Mandatory
+        } else {
+            Routing::Optional
+        };
+        self.inner.publishing.publish(&message, routing).await?;
+        let reason = reason.to_owned();
+        self.record(&content.outcome(What::Ignored { reason }, Timestamp::now()));
+        Ok(())
+    }
+
+    fn copy(&self, event: &Event, properties: &BasicProperties) {
+        let address = Address {
+            exchange: self.names().events(),
+            key: event.routing_key(),
+        };
+        let body = event.body.to_vec();
+        self.inner.copies.send(Message {
+            address,
+            properties: properties.clone(),
+            body,
+        });
+    }
+
+    /// Publishes with proof. A message that came back means that somebody deleted a queue or a
+    /// binding under way: the next channel's connection declares it anew.
+    async fn store(&self, message: &Message) -> Result<(), BrokerError> {
+        let stored = self
+            .inner
+            .publishing
+            .publish(message, Routing::Mandatory)
+            .await;
+        if matches!(stored, Err(BrokerError::Returned(_))) {
+            self.repair().await;
+        }
+        stored
+    }
+
+    /// Declares the topology on a connection of its own, and makes publishers forget the old ones.
+    async fn repair(&self) {
+        log::error!("a broker object is missing; declaring all of them again");
+        self.inner.publishing.forget_channels();
+        let repaired =
+            tokio::time::timeout(REQUEST_LIMIT, self.inner.connections.consuming()).await;
+        match repaired {
+            Ok(Ok(connection)) => close(connection).await,
+            Ok(Err(error)) => log::error!("broker objects cannot be declared: {error}"),
+            Err(_) => log::error!("broker objects cannot be declared: the broker does not answer"),
+        }
+    }
+
+    /// Writes an outcome some time soon.
+    pub(crate) fn record(&self, outcome: &Outcome) {
+        self.inner.copies.send(self.outcome_message(outcome));
+    }
+
+    /// Writes an outcome, confirmed.
+    async fn record_surely(&self, outcome: &Outcome) -> Result<(), BrokerError> {
+        self.inner
+            .publishing
+            .publish(&self.outcome_message(outcome), Routing::Mandatory)
+            .await
+    }
+
+    fn outcome_message(&self, outcome: &Outcome) -> Message {
+        let body = serde_json::to_vec(outcome)
+            .expect("an outcome has no map with keys that are not strings");
+        let properties = BasicProperties::default()
+            .with_message_id(outcome.id.to_string().into())
+            .with_type("outcome".into())
+            .with_timestamp(outcome.at.as_second().unsigned_abs())
+            .with_content_type("application/json".into())
+            .with_app_id("chickwork".into())
+            .with_delivery_mode(2);
+        let address = Address {
+            exchange: self.names().outcomes(),
+            key: outcome.bot.to_string(),
+        };
+        Message {
+            address,
+            properties,
+            body,
+        }
+    }
+
+    pub(crate) async fn mark(&self) -> Result<Uuid, BrokerError> {
+        let mark = Uuid::now_v7();
+        let properties = BasicProperties::default()
+            .with_message_id(mark.to_string().into())
+            .with_type(stream::MARK.into())
+            .with_delivery_mode(2);
+        let address = Address {
+            exchange: self.names().outcomes(),
+            key: stream::MARK.to_owned(),
+        };
+        let message = Message {
+            address,
+            properties,
+            body: Vec::new(),
+        };
+        self.inner
+            .publishing
+            .publish(&message, Routing::Mandatory)
+            .await?;
+        Ok(mark)
+    }
+
+    pub(crate) fn claim_asks(&self, limit: u16) -> AmqpClaims {
+        AmqpClaims::new(self.clone(), Destination::Ask, limit)
+    }
+
+    pub(crate) fn claim_posts(&self, bot: &BotName, limit: u16) -> AmqpClaims {
+        AmqpClaims::new(self.clone(), Destination::Post(bot.clone()), limit)
+    }
+
+    pub(crate) fn follow(&self, since: Timestamp) -> OutcomesRead {
+        OutcomesRead::new(self.clone(), since)
+    }
+
+    pub(crate) fn archived(&self, since: Timestamp) -> ArchiveRead {
+        ArchiveRead::new(self.clone(), since)
+    }
+
+    /// A confirmed publish that goes nowhere: a blocked connection opens, and says that it is not
+    /// blocked, until it publishes.
+    pub(crate) async fn check(&self) -> Result<(), BrokerError> {
+        let address = Address {
+            exchange: self.names().way_in(),
+            key: "probe".to_owned(),
+        };
+        let message = Message {
+            address,
+            properties: BasicProperties::default(),
+            body: Vec::new(),
+        };
+        self.inner
+            .publishing
+            .publish(&message, Routing::Optional)
+            .await
+    }
+
+    pub(crate) async fn flush(&self) -> Result<(), BrokerError> {
+        self.inner.copies.flush().await
+    }
+
+    /// The nodes, without credentials.
+    pub(crate) fn describe(&self) -> String {
+        self.inner.connections.describe()
+    }
+
+    pub(crate) fn close(&self) {
+        self.inner.connections.close();
+    }
+}
+
+/// Says goodbye to the broker, which then gives back at once what this connection held.
+async fn close(connection: lapin::Connection) {
+    let closed = connection.close(200, "done".into());
+    let _ = tokio::time::timeout(CLOSE_LIMIT, closed).await;
+}

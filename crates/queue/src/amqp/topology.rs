@@ -1,0 +1,548 @@
+//! The broker objects: their names, their arguments, and how they hang together. One list serves
+//! the declaration at connect and the definitions file that `chickwork topology` prints.
+//!
+//! One exchange, one meaning: a confirmed mandatory publish proves only that *some* queue took the
+//! message, so an exchange whose confirm has to prove something is bound to one queue alone.
+//!
+//! Delays: level n holds a message for 2^n seconds and hands it to level n-1's exchange. The bits of
+//! the delay stand in the routing key, highest first, and each exchange looks at its own bit: set,
+//! into the queue; not set, on to the next level. Below level 0 lies `<ns>.due`, which routes to the
+//! queue that the rest of the key names. Works on any RabbitMQ from 3.10 on, without a plugin.
+
+use std::time::Duration;
+
+use deadpool_lapin::lapin;
+use lapin::options::{
+    ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Connection, ErrorKind, ExchangeKind};
+use serde_json::{Value, json};
+
+use super::BrokerError;
+use crate::event::BotName;
+use crate::job::Settlement;
+use crate::{Declare, Settings};
+
+/// Levels of 1, 2, 4 … 2,048 s: together a little over [`Settlement::LONGEST_DELAY`].
+const LEVELS: u32 = 12;
+const _: () = assert!((1 << LEVELS) > Settlement::LONGEST_DELAY.as_secs());
+/// Out of reach, on every queue. Never -1: RabbitMQ 3.10 buries at the first return then.
+const DELIVERY_LIMIT: i64 = 1_000_000_000;
+/// A stream forgets whole segments only, so they are small: a quiet bot forgets too.
+const SEGMENT_BYTES: i64 = 1_000_000;
+/// Arguments that change how much is kept, or where, but break no promise.
+const HARMLESS: [&str; 3] = [
+    "x-max-age",
+    "x-stream-max-segment-size-bytes",
+    "x-queue-leader-locator",
+];
+
+/// The names of the objects of one namespace.
+#[derive(Debug, Clone)]
+pub(crate) struct Names {
+    namespace: String,
+}
+
+impl Names {
+    pub(crate) fn new(namespace: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+        }
+    }
+
+    fn object(&self, name: &str) -> String {
+        format!("{}.{name}", self.namespace)
+    }
+
+    /// The way in: bound to the ask queue alone.
+    pub(crate) fn way_in(&self) -> String {
+        self.object("in")
+    }
+
+    /// Copies, for the archive and for guests.
+    pub(crate) fn events(&self) -> String {
+        self.object("events")
+    }
+
+    pub(crate) fn ask(&self) -> String {
+        self.object("ask")
+    }
+
+    /// The exchange of replies; bound to each bot's reply queue by the bot's name.
+    pub(crate) fn post_exchange(&self) -> String {
+        self.object("post")
+    }
+
+    pub(crate) fn post(&self, bot: &BotName) -> String {
+        self.object(&format!("post.{bot}"))
+    }
+
+    /// Both the exchange and the queue of what was given up.
+    pub(crate) fn dead(&self) -> String {
+        self.object("dead")
+    }
+
+    pub(crate) fn archive(&self) -> String {
+        self.object("archive")
+    }
+
+    /// Both the exchange and the stream.
+    pub(crate) fn outcomes(&self) -> String {
+        self.object("outcomes")
+    }
+
+    /// Where a delay ends.
+    fn due(&self) -> String {
+        self.object("due")
+    }
+
+    fn level(&self, level: u32) -> String {
+        self.object(&format!("delay.{level}"))
+    }
+
+    /// The exchange and routing key that bring a message to a queue after a delay.
+    pub(crate) fn delayed(&self, delay: Duration, destination: &Destination) -> (String, String) {
+        let seconds = crate::whole_seconds(delay).as_secs();
+        let exchange = match seconds.checked_ilog2() {
+            Some(level) => self.level(level),
+            None => self.due(),
+        };
+        let bits: String = (0..LEVELS)
+            .rev()
+            .map(|bit| format!("{}.", seconds >> bit & 1))
+            .collect();
+        (exchange, format!("{bits}{}", destination.key()))
+    }
+}
+
+/// A queue that jobs are put off for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Destination {
+    Ask,
+    Post(BotName),
+}
+
+impl Destination {
+    fn key(&self) -> String {
+        match self {
+            Self::Ask => "ask".to_owned(),
+            Self::Post(bot) => format!("post.{bot}"),
+        }
+    }
+}
+
+struct Exchange {
+    name: String,
+    kind: ExchangeKind,
+}
+
+struct QueueObject {
+    name: String,
+    arguments: Vec<(&'static str, Argument)>,
+}
+
+#[derive(Clone)]
+enum Argument {
+    Text(String),
+    Number(i64),
+    Flag(bool),
+}
+
+enum Target {
+    Exchange(String),
+    Queue(String),
+}
+
+struct Binding {
+    source: String,
+    target: Target,
+    key: String,
+}
+
+/// Everything that this deployment needs of a broker.
+pub(crate) struct Topology {
+    exchanges: Vec<Exchange>,
+    queues: Vec<QueueObject>,
+    bindings: Vec<Binding>,
+}
+
+impl Topology {
+    pub(crate) fn new(names: &Names, bots: &[BotName], settings: &Settings) -> Self {
+        let mut topology = Self {
+            exchanges: Vec::new(),
+            queues: Vec::new(),
+            bindings: Vec::new(),
+        };
+        topology.jobs(names, bots);
+        topology.delays(names);
+        topology.records(names, settings);
+        topology
+    }
+
+    fn jobs(&mut self, names: &Names, bots: &[BotName]) {
+        self.exchange(names.dead(), ExchangeKind::Fanout);
+        self.queue(names.dead(), quorum());
+        self.bind(names.dead(), Target::Queue(names.dead()), "");
+
+        let job_queue = || {
+            let mut arguments = quorum();
+            arguments.extend(dead_lettering(names.dead()));
+            arguments
+        };
+        self.exchange(names.due(), ExchangeKind::Topic);
+        let due_key = |destination: &Destination| {
+            format!("{}{}", "*.".repeat(LEVELS as usize), destination.key())
+        };
+
+        self.exchange(names.way_in(), ExchangeKind::Direct);
+        self.queue(names.ask(), job_queue());
+        self.bind(names.way_in(), Target::Queue(names.ask()), "ask");
+        self.bind(
+            names.due(),
+            Target::Queue(names.ask()),
+            &due_key(&Destination::Ask),
+        );
+
+        self.exchange(names.post_exchange(), ExchangeKind::Direct);
+        for bot in bots {
+            let mut arguments = job_queue();
+            arguments.push(("x-single-active-consumer", Argument::Flag(true)));
+            self.queue(names.post(bot), arguments);
+            self.bind(
+                names.post_exchange(),
+                Target::Queue(names.post(bot)),
+                bot.as_str(),
+            );
+            self.bind(
+                names.due(),
+                Target::Queue(names.post(bot)),
+                &due_key(&Destination::Post(bot.clone())),
+            );
+        }
+    }
+
+    fn delays(&mut self, names: &Names) {
+        for level in 0..LEVELS {
+            let next = if level == 0 {
+                names.due()
+            } else {
+                names.level(level - 1)
+            };
+            self.exchange(names.level(level), ExchangeKind::Topic);
+            let mut arguments = quorum();
+            arguments.push(("x-message-ttl", Argument::Number(1_000 << level)));
+            arguments.extend(dead_lettering(next.clone()));
+            self.queue(names.level(level), arguments);
+            let higher_bits = "*.".repeat((LEVELS - 1 - level) as usize);
+            self.bind(
+                names.level(level),
+                Target::Queue(names.level(level)),
+                &format!("{higher_bits}1.#"),
+            );
+            self.bind(
+                names.level(level),
+                Target::Exchange(next),
+                &format!("{higher_bits}0.#"),
+            );
+        }
+    }
+
+    fn records(&mut self, names: &Names, settings: &Settings) {
+        self.exchange(names.events(), ExchangeKind::Topic);
+        if !settings.archive_keep.is_zero() {
+            self.queue(names.archive(), stream(settings.archive_keep));
+            self.bind(names.events(), Target::Queue(names.archive()), "#");
+        }
+        self.exchange(names.outcomes(), ExchangeKind::Fanout);
+        self.queue(names.outcomes(), stream(settings.outcomes_keep()));
+        self.bind(names.outcomes(), Target::Queue(names.outcomes()), "");
+    }
+
+    fn exchange(&mut self, name: String, kind: ExchangeKind) {
+        self.exchanges.push(Exchange { name, kind });
+    }
+
+    fn queue(&mut self, name: String, arguments: Vec<(&'static str, Argument)>) {
+        self.queues.push(QueueObject { name, arguments });
+    }
+
+    fn bind(&mut self, source: String, target: Target, key: &str) {
+        self.bindings.push(Binding {
+            source,
+            target,
+            key: key.to_owned(),
+        });
+    }
+
+    /// Creates what is missing, or checks that everything is there.
+    pub(crate) async fn declare(
+        &self,
+        connection: &Connection,
+        declare: Declare,
+    ) -> Result<(), BrokerError> {
+        let passive = declare == Declare::Passive;
+        let mut channel = connection.create_channel().await?;
+        for exchange in &self.exchanges {
+            let options = ExchangeDeclareOptions {
+                passive,
+                durable: true,
+                ..Default::default()
+            };
+            channel
+                .exchange_declare(
+                    exchange.name.as_str().into(),
+                    exchange.kind.clone(),
+                    options,
+                    FieldTable::default(),
+                )
+                .await
+                .map_err(|error| unusable("exchange", &exchange.name, &error))?;
+        }
+        for queue in &self.queues {
+            let options = QueueDeclareOptions {
+                passive,
+                durable: true,
+                ..Default::default()
+            };
+            let declared = channel
+                .queue_declare(queue.name.as_str().into(), options, queue.table())
+                .await;
+            match declared {
+                Ok(_) => {}
+                Err(error) if is_harmless(&error) => {
+                    log::warn!(
+                        queue = queue.name;
+                        "the queue keeps its own arguments, which do no harm: {}", said(&error)
+                    );
+                    // The refusal has closed the channel.
+                    channel = connection.create_channel().await?;
+                }
+                Err(error) => return Err(unusable("queue", &queue.name, &error)),
+            }
+        }
+        if passive {
+            // AMQP offers no way to look at bindings.
+            return Ok(());
+        }
+        for binding in &self.bindings {
+            let (source, key) = (binding.source.as_str(), binding.key.as_str());
+            match &binding.target {
+                Target::Queue(queue) => {
+                    let options = QueueBindOptions::default();
+                    channel
+                        .queue_bind(
+                            queue.as_str().into(),
+                            source.into(),
+                            key.into(),
+                            options,
+                            FieldTable::default(),
+                        )
+                        .await
+                        .map_err(|error| unusable("binding of queue", queue, &error))?;
+                }
+                Target::Exchange(exchange) => {
+                    let options = ExchangeBindOptions::default();
+                    channel
+                        .exchange_bind(
+                            exchange.as_str().into(),
+                            source.into(),
+                            key.into(),
+                            options,
+                            FieldTable::default(),
+                        )
+                        .await
+                        .map_err(|error| unusable("binding of exchange", exchange, &error))?;
+                }
+            }
+        }
+        // Not waited for: the objects are there whatever becomes of this channel.
+        let _ =
+            tokio::time::timeout(super::CLOSE_LIMIT, channel.close(200, "declared".into())).await;
+        Ok(())
+    }
+
+    /// The objects in the format of RabbitMQ's definitions import.
+    pub(crate) fn definitions(&self) -> Value {
+        let vhost = "/";
+        json!({
+            "vhosts": [{ "name": vhost }],
+            "exchanges": self.exchanges.iter().map(|exchange| json!({
+                "name": exchange.name, "vhost": vhost, "type": kind_name(&exchange.kind),
+                "durable": true, "auto_delete": false, "internal": false, "arguments": {},
+            })).collect::<Vec<_>>(),
+            "queues": self.queues.iter().map(|queue| json!({
+                "name": queue.name, "vhost": vhost, "durable": true, "auto_delete": false,
+                "arguments": queue.json(),
+            })).collect::<Vec<_>>(),
+            "bindings": self.bindings.iter().map(|binding| {
+                let (destination, kind) = match &binding.target {
+                    Target::Queue(queue) => (queue, "queue"),
+                    Target::Exchange(exchange) => (exchange, "exchange"),
+                };
+                json!({
+                    "source": binding.source, "vhost": vhost, "destination": destination,
+                    "destination_type": kind, "routing_key": binding.key, "arguments": {},
+                })
+            }).collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl QueueObject {
+    fn table(&self) -> FieldTable {
+        let mut table = FieldTable::default();
+        for (name, argument) in &self.arguments {
+            let value = match argument {
+                Argument::Text(text) => AMQPValue::LongString(text.as_str().into()),
+                Argument::Number(number) => AMQPValue::LongLongInt(*number),
+                Argument::Flag(flag) => AMQPValue::Boolean(*flag),
+            };
+            table.insert((*name).into(), value);
+        }
+        table
+    }
+
+    fn json(&self) -> Value {
+        let arguments = self.arguments.iter().map(|(name, argument)| {
+            let value = match argument {
+                Argument::Text(text) => json!(text),
+                Argument::Number(number) => json!(number),
+                Argument::Flag(flag) => json!(flag),
+            };
+            ((*name).to_owned(), value)
+        });
+        Value::Object(arguments.collect())
+    }
+}
+
+fn kind_name(kind: &ExchangeKind) -> &str {
+    match kind {
+        ExchangeKind::Direct => "direct",
+        ExchangeKind::Fanout => "fanout",
+        ExchangeKind::Headers => "headers",
+        ExchangeKind::Topic => "topic",
+        ExchangeKind::Custom(name) => name,
+    }
+}
+
+fn quorum() -> Vec<(&'static str, Argument)> {
+    vec![
+        ("x-queue-type", Argument::Text("quorum".to_owned())),
+        ("x-delivery-limit", Argument::Number(DELIVERY_LIMIT)),
+    ]
+}
+
+/// At-least-once needs all three; with one missing it silently is at-most-once.
+fn dead_lettering(exchange: String) -> [(&'static str, Argument); 3] {
+    [
+        ("x-dead-letter-exchange", Argument::Text(exchange)),
+        (
+            "x-dead-letter-strategy",
+            Argument::Text("at-least-once".to_owned()),
+        ),
+        ("x-overflow", Argument::Text("reject-publish".to_owned())),
+    ]
+}
+
+fn stream(keep: Duration) -> Vec<(&'static str, Argument)> {
+    vec![
+        ("x-queue-type", Argument::Text("stream".to_owned())),
+        (
+            "x-max-age",
+            Argument::Text(format!("{}s", keep.as_secs().max(1))),
+        ),
+        (
+            "x-stream-max-segment-size-bytes",
+            Argument::Number(SEGMENT_BYTES),
+        ),
+    ]
+}
+
+/// What the broker said, without lapin's decoration.
+fn said(error: &lapin::Error) -> String {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => error.get_message().to_string(),
+        _ => error.to_string(),
+    }
+}
+
+/// A refusal for other arguments that names only harmless ones. RabbitMQ names the first that differs.
+fn is_harmless(error: &lapin::Error) -> bool {
+    let said = said(error);
+    said.contains("PRECONDITION_FAILED")
+        && HARMLESS
+            .iter()
+            .any(|argument| said.contains(&format!("arg '{argument}'")))
+}
+
+fn unusable(kind: &str, name: &str, error: &lapin::Error) -> BrokerError {
+    let said = said(error);
+    let cure = if said.contains("PRECONDITION_FAILED") {
+        "it exists with other arguments: empty and delete it, or set another CHICKWORK_NAMESPACE"
+    } else if said.contains("NOT_FOUND") {
+        "it does not exist: import the output of `chickwork topology`, or set CHICKWORK_DECLARE=active"
+    } else if said.contains("ACCESS_REFUSED") {
+        "the broker user may not configure it: grant the right, or set CHICKWORK_DECLARE=passive"
+    } else {
+        return BrokerError::Unreachable(said);
+    };
+    BrokerError::Object {
+        object: format!("{kind} {name}"),
+        cure,
+        said,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delay_enters_at_its_highest_bit_and_carries_its_bits_in_the_key() {
+        let names = Names::new("t");
+        let after = |seconds| names.delayed(Duration::from_secs(seconds), &Destination::Ask);
+        assert_eq!(
+            after(0),
+            ("t.due".to_owned(), "0.0.0.0.0.0.0.0.0.0.0.0.ask".to_owned())
+        );
+        assert_eq!(
+            after(1),
+            (
+                "t.delay.0".to_owned(),
+                "0.0.0.0.0.0.0.0.0.0.0.1.ask".to_owned()
+            )
+        );
+        assert_eq!(
+            after(10),
+            (
+                "t.delay.3".to_owned(),
+                "0.0.0.0.0.0.0.0.1.0.1.0.ask".to_owned()
+            )
+        );
+        let longest = names.delayed(
+            Duration::from_secs(9_999),
+            &Destination::Post(BotName::default()),
+        );
+        assert_eq!(
+            longest,
+            (
+                "t.delay.11".to_owned(),
+                "1.1.1.0.0.0.0.1.0.0.0.0.post.bot".to_owned()
+            )
+        );
+    }
+
+    #[test]
+    fn a_bot_called_ask_gets_no_events() {
+        let ask = BotName::new("ask").expect("a name");
+        let key = Names::new("t")
+            .delayed(Duration::ZERO, &Destination::Post(ask))
+            .1;
+        assert_eq!(
+            key.split('.').count(),
+            LEVELS as usize + 2,
+            "so it cannot match the ask queue's binding"
+        );
+    }
+}

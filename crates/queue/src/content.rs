@@ -1,0 +1,121 @@
+//! What a stored job, dead letter or archived event consists of, whichever back end it lies in.
+
+use bytes::Bytes;
+use chickwork_chatwork::id::{MessageId, RoomId};
+use jiff::Timestamp;
+
+use crate::event::{BotName, Event, EventId};
+use crate::job::{Cause, Reply, Step};
+use crate::outcome::{Outcome, What};
+use crate::reply_json;
+
+/// The bytes of an event or a reply, with what must be known without reading them.
+#[derive(Debug, Clone)]
+pub(crate) struct Content {
+    pub(crate) id: EventId,
+    pub(crate) bot: BotName,
+    pub(crate) event_type: String,
+    pub(crate) room_id: Option<RoomId>,
+    pub(crate) message_id: Option<MessageId>,
+    pub(crate) received_at: Timestamp,
+    pub(crate) put_back_at: Option<Timestamp>,
+    pub(crate) replay: u32,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Content {
+    pub(crate) fn of_event(event: &Event) -> Self {
+        Self {
+            id: event.id,
+            bot: event.bot.clone(),
+            event_type: event.event_type.to_owned(),
+            room_id: event.room_id,
+            message_id: event.message_id.clone(),
+            received_at: event.received_at,
+            put_back_at: event.put_back_at,
+            replay: event.replay,
+            body: event.body.to_vec(),
+        }
+    }
+
+    pub(crate) fn of_reply(reply: &Reply) -> Self {
+        Self {
+            id: reply.id,
+            bot: reply.bot.clone(),
+            event_type: reply.event_type.clone(),
+            room_id: Some(reply.room_id),
+            message_id: Some(reply.message_id.clone()),
+            received_at: reply.received_at,
+            put_back_at: None,
+            replay: reply.replay,
+            body: reply_json::encode(reply),
+        }
+    }
+
+    pub(crate) fn into_event(self) -> Event {
+        Event {
+            id: self.id,
+            bot: self.bot,
+            event_type: Event::known_type(&self.event_type),
+            room_id: self.room_id,
+            message_id: self.message_id,
+            received_at: self.received_at,
+            put_back_at: self.put_back_at,
+            replay: self.replay,
+            body: Bytes::from(self.body),
+        }
+    }
+
+    /// Of a message of which nothing can be read.
+    pub(crate) fn unknown(received_at: Timestamp, body: Vec<u8>) -> Self {
+        Self {
+            id: EventId::fresh(),
+            bot: BotName::default(),
+            event_type: Event::OTHER.to_owned(),
+            room_id: None,
+            message_id: None,
+            received_at,
+            put_back_at: None,
+            replay: 0,
+            body,
+        }
+    }
+
+    /// An outcome of this event.
+    pub(crate) fn outcome(&self, what: What, at: Timestamp) -> Outcome {
+        Outcome {
+            v: Outcome::VERSION,
+            at,
+            id: self.id,
+            bot: self.bot.clone(),
+            room_id: self.room_id,
+            message_id: self.message_id.clone(),
+            what,
+        }
+    }
+
+    /// The outcome of having been given up by the queue itself.
+    pub(crate) fn dead(&self, step: Step, cause: Cause, error: String, at: Timestamp) -> Outcome {
+        self.outcome(
+            What::Dead {
+                step,
+                cause,
+                error,
+                status: None,
+            },
+            at,
+        )
+    }
+
+    /// The same, put back by a person: aged from now.
+    pub(crate) fn put_back(self, now: Timestamp) -> Self {
+        match reply_json::decode(&self.body) {
+            Ok(reply) => Self::of_reply(&reply.put_back(now)),
+            Err(_) => Self {
+                put_back_at: Some(now),
+                replay: self.replay + 1,
+                ..self
+            },
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Outcomes: what became of each event, step by step. One JSON object each, versioned.
+//!
+//! Intents and results of posts are the write-ahead log of the post step: they are stored, confirmed,
+//! before anything else happens. Everything else is best effort and for people.
+
+use chickwork_chatwork::id::{AccountId, MessageId, RoomId};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::event::{AnswerKey, BotName, EventId};
+use crate::job::{Cause, Step};
+
+/// One line in the story of an event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Version of this JSON: [`Outcome::VERSION`].
+    pub v: u32,
+    /// When it happened, by the clock of whoever wrote it.
+    pub at: Timestamp,
+    /// The event.
+    pub id: EventId,
+    /// The bot.
+    pub bot: BotName,
+    /// The room, where known.
+    pub room_id: Option<RoomId>,
+    /// The message, where known.
+    pub message_id: Option<MessageId>,
+    /// What happened.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What happened to an event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub enum What {
+    /// Nothing is to be said, for this reason (`own`, `flood`, `not_addressed`, `duplicate`, …).
+    Ignored {
+        /// Why.
+        reason: String,
+    },
+    /// SimSimi was asked.
+    Asked {
+        /// How long it took, milliseconds.
+        millis: u64,
+        /// `answered`, `no_answer`, or what went wrong.
+        result: String,
+        /// Who had asked, for the limit per sender.
+        sender: AccountId,
+    },
+    /// The reply is stored and waits to be posted.
+    ReplyStored {
+        /// What will be posted, whole.
+        text: String,
+    },
+    /// Put off.
+    Later {
+        /// Which step.
+        step: Step,
+        /// Why.
+        reason: String,
+        /// Until when.
+        until: Timestamp,
+    },
+    /// About to be posted; confirmed before the post is sent.
+    Intent {
+        /// Which consumer means to post it: process and tenure.
+        consumer: String,
+    },
+    /// The result of a post: it is in the room.
+    Posted {
+        /// The reply's own message id, where Chatwork told it or a look found it.
+        reply_message_id: Option<MessageId>,
+        /// Found by looking, not told by Chatwork.
+        found: bool,
+    },
+    /// The result of a post: it is certainly not in the room (it was not sent, or was refused).
+    NotPosted {
+        /// Why.
+        reason: String,
+        /// Whether a request reached Chatwork, and so counts against its limits.
+        called: bool,
+    },
+    /// The room was read to see whether the reply is there.
+    Looked {
+        /// `found`, `absent` or `unclear`.
+        result: String,
+    },
+    /// Given up.
+    Dead {
+        /// Which step.
+        step: Step,
+        /// Why.
+        cause: Cause,
+        /// The last error.
+        error: String,
+        /// HTTP status of a refusal by Chatwork.
+        status: Option<u16>,
+    },
+    /// A person dropped the dead letter.
+    Dropped {
+        /// Why.
+        reason: String,
+    },
+    /// A person put it back in.
+    Replayed {
+        /// The counter after it.
+        replay: u32,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Outcome {
+    /// The version that this release writes.
+    pub const VERSION: u32 = 1;
+
+    /// Whether this line belongs to the write-ahead log of the post step and so must be stored
+    /// before its claim may be settled.
+    pub fn is_result(&self) -> bool {
+        matches!(self.what, What::Posted { .. } | What::NotPosted { .. })
+    }
+
+    /// The message that this is about, where it is about one.
+    pub fn answer_key(&self) -> Option<AnswerKey> {
+        Some(AnswerKey {
+            bot: self.bot.clone(),
+            room_id: self.room_id?,
+            message_id: self.message_id.clone()?,
+        })
+    }
+}

@@ -1,0 +1,67 @@
+//! The bytes of a reply in the queue: versioned JSON, `{"v":1,…}`.
+//!
+//! Owner of the format: this file; frozen example: `tests/data/reply.v1.json`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::job::Reply;
+
+/// Why stored bytes are not a reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NotAReply {
+    /// Written by a newer release.
+    Newer(u32),
+    /// Not a reply of any release.
+    Malformed(String),
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    v: u32,
+    #[serde(flatten)]
+    reply: &'a Reply,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    v: u32,
+}
+
+/// Writes a reply in today's version.
+pub(crate) fn encode(reply: &Reply) -> Vec<u8> {
+    let written = Written {
+        v: Reply::VERSION,
+        reply,
+    };
+    serde_json::to_vec(&written).expect("a reply has no map with keys that are not strings")
+}
+
+/// Reads a reply of any version up to today's.
+pub(crate) fn decode(bytes: &[u8]) -> Result<Reply, NotAReply> {
+    let malformed = |error: serde_json::Error| NotAReply::Malformed(error.to_string());
+    let version = serde_json::from_slice::<Version>(bytes).map_err(malformed)?;
+    if version.v > Reply::VERSION {
+        return Err(NotAReply::Newer(version.v));
+    }
+    serde_json::from_slice(bytes).map_err(malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FROZEN: &str = include_str!("../tests/data/reply.v1.json");
+
+    #[test]
+    fn the_frozen_reply_of_version_1_is_read_and_written_as_it_is() {
+        let reply = decode(FROZEN.trim().as_bytes()).expect("the frozen example is a reply");
+        assert_eq!(String::from_utf8_lossy(&encode(&reply)), FROZEN.trim());
+    }
+
+    #[test]
+    fn a_reply_of_a_newer_version_is_told_apart_from_garbage() {
+        assert_eq!(decode(br#"{"v":2,"else":true}"#), Err(NotAReply::Newer(2)));
+        assert!(matches!(decode(b"{}"), Err(NotAReply::Malformed(_))));
+        assert!(matches!(decode(b"\xff"), Err(NotAReply::Malformed(_))));
+    }
+}

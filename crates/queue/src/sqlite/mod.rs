@@ -1,0 +1,377 @@
+//! The embedded queue: one SQLite file in WAL mode with `synchronous=FULL`, one writer with group
+//! commit, readers beside it. Several processes on one machine may share the file: claims are
+//! leases, and a sleeping process looks for work of others every [`LOOK_EVERY`].
+
+mod claims;
+mod records;
+mod rows;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OpenFlags, params};
+use tokio::sync::watch;
+
+pub(crate) use claims::{SqliteClaim, SqliteClaims};
+pub(crate) use records::{ArchiveRead, OutcomesRead};
+use writer::Writer;
+
+use crate::Settings;
+use crate::content::Content;
+use crate::event::Event;
+use crate::job::{Cause, Settlement, Step};
+use crate::outcome::What;
+
+/// Says that a file is ours: "ChkW".
+const APPLICATION_ID: i32 = 0x4368_6b57;
+/// The version of `schema.sql`.
+const SCHEMA_VERSION: i32 = 1;
+/// How long a statement waits for another process's transaction.
+const BUSY_LIMIT: Duration = Duration::from_secs(5);
+/// How often a process looks for what other processes wrote. (Within 250 ms is the promise.)
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// A claim not renewed for this long is anybody's.
+const LEASE: Duration = Duration::from_secs(15);
+/// How often claims are renewed.
+const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// How often what is too old is removed, and how many rows at once: short transactions.
+const TIDY_EVERY: Duration = Duration::from_secs(60);
+const TIDY_ROWS: u32 = 1_000;
+/// A page of a long listing, in rows.
+const PAGE: u32 = 500;
+
+/// Something is wrong with the queue file, the disk or the writer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite says no.
+    #[error("{0}")]
+    Sqlite(Arc<rusqlite::Error>),
+    /// The transaction was undone by SQLite, presumably because the disk is full.
+    #[error("the transaction was undone (is the disk full?)")]
+    Undone,
+    /// The writer did not get to it in time.
+    #[error("the disk is too slow")]
+    Slow,
+    /// The queue has been closed.
+    #[error("the queue is closed")]
+    Closed,
+    /// The claim has passed to somebody else.
+    #[error("the claim was lost to somebody else")]
+    Lost,
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(Arc::new(error))
+    }
+}
+
+/// The queue file could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is none, and this command does not create one.
+    #[error("there is no queue file at {}", .0.display())]
+    Missing(PathBuf),
+    /// It is somebody else's file.
+    #[error("{} is not a Chickwork queue; move it away or name another file", .0.display())]
+    Foreign(PathBuf),
+    /// It is from a newer release.
+    #[error("{} has version {version}, this release knows {SCHEMA_VERSION}: use the newer release", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: i32,
+    },
+    /// The broker's address cannot be used.
+    #[error("{0}")]
+    Broker(String),
+    /// SQLite or the file system says no.
+    #[error("{} cannot be opened: {reason}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        reason: String,
+    },
+}
+
+/// A handle on the queue file; cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    archive_keep: Duration,
+    outcomes_keep: Duration,
+    writer: Writer,
+    /// For looking; SQLite's readers do not wait for its writer. One connection is enough: looks are short.
+    reader: Mutex<Connection>,
+    /// Changes with every commit of this process.
+    written: watch::Receiver<u64>,
+}
+
+impl Store {
+    /// Opens the file, and creates it if there is none. Ends its background work with its last handle.
+    pub(crate) async fn open(path: &Path, settings: &Settings) -> Result<Self, OpenError> {
+        let (path, archive_keep) = (path.to_owned(), settings.archive_keep);
+        let outcomes_keep = settings.outcomes_keep();
+        let store = tokio::task::spawn_blocking(move || {
+            let connection = prepare(&path)?;
+            let unusable = |reason: String| OpenError::Unusable {
+                path: path.clone(),
+                reason,
+            };
+            let reader = open_reader(&path).map_err(|error| unusable(error.to_string()))?;
+            let (tell, written) = watch::channel(0);
+            let writer = Writer::start(connection, move || {
+                tell.send_modify(|count| *count += 1);
+            })
+            .map_err(|error| unusable(error.to_string()))?;
+            let inner = Inner {
+                path,
+                archive_keep,
+                outcomes_keep,
+                writer,
+                reader: Mutex::new(reader),
+                written,
+            };
+            Ok(Self {
+                inner: Arc::new(inner),
+            })
+        })
+        .await
+        .unwrap_or_else(|_| unreachable!("opening does not panic, and nobody aborts it"))?;
+        tokio::spawn(tidy(Arc::downgrade(&store.inner)));
+        Ok(store)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// Changes whenever this process has written something.
+    fn written(&self) -> watch::Receiver<u64> {
+        self.inner.written.clone()
+    }
+
+    async fn write<T, F>(&self, task: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        self.inner.writer.write(task).await
+    }
+
+    /// Reads on a thread that may block.
+    async fn read<T, F>(&self, task: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let store = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let reader = store
+                .inner
+                .reader
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
+            task(&reader).map_err(StoreError::from)
+        })
+        .await
+        .map_err(|_| StoreError::Closed)?
+    }
+
+    /// Stores an event to be answered, and its archive copy, in one transaction.
+    pub(crate) async fn publish(&self, event: &Event) -> Result<(), StoreError> {
+        let content = Content::of_event(event);
+        let archived = !self.inner.archive_keep.is_zero();
+        self.write(move |connection| {
+            rows::insert_job(connection, claims::ASK, &content, Timestamp::now())?;
+            if archived {
+                records::insert_archive(connection, &content)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Stores an event as a dead letter of the ingress.
+    pub(crate) async fn bury(&self, event: &Event, error: &str) -> Result<(), StoreError> {
+        let content = Content::of_event(event);
+        let error = crate::shortened(error, Settlement::LONGEST_ERROR);
+        let archived = !self.inner.archive_keep.is_zero();
+        self.write(move |connection| {
+            let now = Timestamp::now();
+            records::insert_dead(
+                connection,
+                claims::ASK,
+                Step::Receive,
+                Cause::Malformed,
+                &error,
+                0,
+                &content,
+                now,
+            )?;
+            records::insert_outcome(
+                connection,
+                &content.dead(Step::Receive, Cause::Malformed, error, now),
+            )?;
+            if archived {
+                records::insert_archive(connection, &content)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Stores an event that is not answered.
+    pub(crate) async fn archive(&self, event: &Event, reason: &str) -> Result<(), StoreError> {
+        let content = Content::of_event(event);
+        let reason = reason.to_owned();
+        let archived = !self.inner.archive_keep.is_zero();
+        self.write(move |connection| {
+            let now = Timestamp::now();
+            records::insert_outcome(connection, &content.outcome(What::Ignored { reason }, now))?;
+            if archived {
+                records::insert_archive(connection, &content)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// A write that changes nothing, to see whether writing works.
+    pub(crate) async fn check(&self) -> Result<(), StoreError> {
+        self.write(|connection| connection.pragma_update(None, "user_version", SCHEMA_VERSION))
+            .await
+    }
+
+    /// Waits until what was handed to the writer before is on disk.
+    pub(crate) async fn flush(&self) -> Result<(), StoreError> {
+        self.write(|_| Ok(())).await
+    }
+
+    /// How many jobs each queue holds, and since when the oldest has been due.
+    pub(crate) async fn depths(&self) -> Result<Vec<(String, u64, Option<Timestamp>)>, StoreError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT queue, count(*), min(received_at) FROM jobs GROUP BY queue
+                 UNION ALL SELECT 'dead', count(*), min(received_at) FROM dead",
+            )?;
+            let rows = statement.query_map([], |row| {
+                let oldest = row
+                    .get::<_, Option<i64>>(2)?
+                    .and_then(|millis| Timestamp::from_millisecond(millis).ok());
+                Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned(), oldest))
+            })?;
+            rows.collect()
+        })
+        .await
+    }
+}
+
+/// Opens the file for writing, checks that it is ours, and makes it so if it is new.
+fn prepare(path: &Path) -> Result<Connection, OpenError> {
+    let unusable = |error: rusqlite::Error| OpenError::Unusable {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    };
+    let connection = Connection::open(path).map_err(unusable)?;
+    connection.busy_timeout(BUSY_LIMIT).map_err(unusable)?;
+    let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+    let foreign = |error: rusqlite::Error| match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::NotADatabase) => OpenError::Foreign(path.to_owned()),
+        _ => unusable(error),
+    };
+    let tables: i64 = connection
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(foreign)?;
+    if tables > 0 && pragma("application_id").map_err(unusable)? != APPLICATION_ID {
+        return Err(OpenError::Foreign(path.to_owned()));
+    }
+    let version = pragma("user_version").map_err(unusable)?;
+    if version > SCHEMA_VERSION {
+        return Err(OpenError::Newer {
+            path: path.to_owned(),
+            version,
+        });
+    }
+    connection
+        .pragma_update(None, "journal_mode", "WAL")
+        .map_err(unusable)?;
+    connection
+        .pragma_update(None, "synchronous", "FULL")
+        .map_err(unusable)?;
+    create(&connection).map_err(unusable)?;
+    Ok(connection)
+}
+
+/// Creates the tables unless another process has just done so.
+fn create(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version == 0 {
+        connection.execute_batch(include_str!("schema.sql"))?;
+        connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+        connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    }
+    connection.execute_batch("COMMIT")
+}
+
+fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    connection.busy_timeout(BUSY_LIMIT)?;
+    Ok(connection)
+}
+
+/// Removes archived events and outcomes that are older than they are kept, for as long as the
+/// store is used.
+async fn tidy(inner: std::sync::Weak<Inner>) {
+    loop {
+        tokio::time::sleep(TIDY_EVERY).await;
+        let Some(inner) = inner.upgrade() else { return };
+        let store = Store { inner };
+        let now = Timestamp::now();
+        for (statement, keep) in [
+            (
+                "DELETE FROM archive WHERE seq IN
+                   (SELECT seq FROM archive WHERE received_at < ?1 ORDER BY received_at LIMIT ?2)",
+                store.inner.archive_keep,
+            ),
+            (
+                "DELETE FROM outcomes WHERE seq IN
+                   (SELECT seq FROM outcomes WHERE at < ?1 ORDER BY at LIMIT ?2)",
+                store.inner.outcomes_keep,
+            ),
+        ] {
+            let before = now.as_millisecond() - i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
+            loop {
+                let removed = store
+                    .write(move |connection| {
+                        connection
+                            .prepare_cached(statement)?
+                            .execute(params![before, TIDY_ROWS])
+                    })
+                    .await;
+                match removed {
+                    Ok(removed) if removed == TIDY_ROWS as usize => {}
+                    Ok(_) => break,
+                    Err(error) => {
+                        log::warn!("old records could not be removed: {error}");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
