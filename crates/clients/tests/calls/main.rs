@@ -1,0 +1,26 @@
+//! Both clients against a server that says exactly what a test wants, broken answers included.
+
+mod canned;
+mod chatwork;
+mod simsimi;
+
+use std::time::Duration;
+
+use chickwork_clients::Patience;
+
+/// Long enough for a loaded machine to answer on loopback.
+const PATIENT: Patience = Patience {
+    connect: Duration::from_secs(3),
+    call: Duration::from_secs(10),
+};
+
+/// Short, for the tests in which the time shall run out.
+const IMPATIENT: Patience = Patience {
+    connect: Duration::from_secs(3),
+    call: Duration::from_secs(1),
+};
+
+fn install_tls() {
+    // Fails from the second test on, because it is done then.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
