@@ -1,0 +1,82 @@
+//! Cuts off clients that hold a connection without getting anywhere.
+//!
+//! actix limits the time for the head of the *first* request of a connection, and for idling
+//! between requests; a later head that dribbles in byte by byte is limited by nobody. So every
+//! connection has a guard of its own, which also covers clients that do not read their answers.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd as _;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use actix_web::dev::Extensions;
+use actix_web::rt;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+/// A connection on which no request has begun or ended for this long is cut off.
+pub(crate) const LONGEST_SILENCE: Duration = Duration::from_secs(29);
+
+/// A connection that is watched for as long as it is open.
+#[derive(Clone)]
+pub(crate) struct Connection(Rc<Watched>);
+
+struct Watched {
+    /// A second handle on the socket, by which it can be shut down under actix's hands.
+    socket: TcpStream,
+    touched: Cell<Instant>,
+    guard: Cell<Option<AbortHandle>>,
+}
+
+impl Connection {
+    /// Begins to watch a connection that was just accepted; called by actix on the thread that is
+    /// going to serve it.
+    pub(crate) fn watch(accepted: &dyn Any, connection_data: &mut Extensions) {
+        let Some(accepted) = accepted.downcast_ref::<rt::net::TcpStream>() else {
+            return;
+        };
+        let socket = match accepted.as_fd().try_clone_to_owned() {
+            Ok(socket) => TcpStream::from(socket),
+            Err(error) => {
+                log::warn!(error:%; "a connection cannot be watched");
+                return;
+            }
+        };
+        let watched = Rc::new(Watched {
+            socket,
+            touched: Cell::new(Instant::now()),
+            guard: Cell::new(None),
+        });
+        let guard = rt::spawn(cut_off_when_silent(Rc::downgrade(&watched)));
+        watched.guard.set(Some(guard.abort_handle()));
+        connection_data.insert(Self(watched));
+    }
+
+    /// Notes that a request has begun or ended.
+    pub(crate) fn touch(&self) {
+        self.0.touched.set(Instant::now());
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if let Some(guard) = self.guard.take() {
+            guard.abort();
+        }
+    }
+}
+
+async fn cut_off_when_silent(watched: Weak<Watched>) {
+    while let Some(connection) = watched.upgrade() {
+        let deadline = connection.touched.get() + LONGEST_SILENCE;
+        if deadline <= Instant::now() {
+            // Fails only if the client has closed it already.
+            let _ = connection.socket.shutdown(Shutdown::Both);
+            return;
+        }
+        drop(connection);
+        tokio::time::sleep_until(deadline).await;
+    }
+}

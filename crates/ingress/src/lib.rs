@@ -1,0 +1,233 @@
+//! The way in: an authentic webhook is verified, stored and answered with 200, in this order and
+//! with nothing in between. It calls nobody and holds no API token.
+//!
+//! - [`receive`] decides what a verified webhook is (pure);
+//! - `webhook` is the one HTTP handler: limit, signature, receive, store, answer;
+//! - `presented` finds the signature in a request;
+//! - `connection` cuts off clients that are too slow;
+//! - `refusals` keeps the warning about refused signatures rare.
+
+mod connection;
+mod presented;
+pub mod receive;
+mod refusals;
+mod webhook;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
+
+use actix_web::dev::{Server, ServerHandle, Service as _};
+use actix_web::{App, HttpResponse, HttpServer, web};
+use chickwork_chatwork::signature::Tokens;
+use chickwork_queue::Publisher;
+use chickwork_queue::event::BotName;
+use tokio::task::JoinHandle;
+
+use crate::connection::Connection;
+use crate::webhook::Intake;
+
+/// How long a client may take to send the head of its first request. What bounds every later head
+/// is [`connection::LONGEST_SILENCE`].
+const HEAD_LIMIT: Duration = Duration::from_secs(10);
+/// How long a connection may idle between two requests.
+const KEEP_ALIVE: Duration = Duration::from_secs(25);
+/// How long a client may take to close a connection that we have ended.
+const DISCONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// Connections that are served at the same time; more of them wait in the kernel.
+const MAX_CONNECTIONS: usize = 2048;
+/// Connections that wait in the kernel to be accepted.
+const BACKLOG: u32 = 1024;
+/// Threads that serve requests. Each does little, so a few are enough on any machine.
+const MOST_WORKERS: usize = 4;
+/// For how long a failure to store makes the ingress unready. It is not for good, as an ingress
+/// that gets no webhooks could never show that it has recovered.
+const UNREADY_AFTER_FAILURE: Duration = Duration::from_secs(10);
+
+/// What the ingress needs to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The bots that webhooks may come for, at least one; `/webhook` is the first one's.
+    pub bots: Vec<BotName>,
+    /// The tokens of the webhook settings; any of them may have signed.
+    pub tokens: Tokens,
+    /// For how long a stopping ingress goes on accepting after `/healthz` has said so, that load
+    /// balancers may take notice.
+    pub linger: Duration,
+    /// How long a stopping ingress may finish the requests it holds.
+    pub drain: Duration,
+}
+
+/// A running ingress.
+#[derive(Debug)]
+pub struct Ingress {
+    address: SocketAddr,
+    readiness: Readiness,
+    linger: Duration,
+    handle: ServerHandle,
+    running: JoinHandle<io::Result<()>>,
+}
+
+impl Ingress {
+    /// Listens and serves. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The address cannot be listened on.
+    pub fn start(settings: Settings, publisher: Publisher) -> io::Result<Self> {
+        webhook::describe_figures();
+        let readiness = Readiness::default();
+        let linger = settings.linger;
+        let (address, server) = server(settings, publisher, readiness.clone())?;
+        Ok(Self {
+            address,
+            readiness,
+            linger,
+            handle: server.handle(),
+            running: tokio::spawn(server),
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A handle that tells whether it can do its job.
+    pub fn readiness(&self) -> Readiness {
+        self.readiness.clone()
+    }
+
+    /// Waits until the server has ended, which it does by itself only if something is broken.
+    pub async fn ended(&mut self) -> io::Result<()> {
+        (&mut self.running)
+            .await
+            .unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
+    }
+
+    /// Stops: unready first, then accepting no more, then done when the last request is answered.
+    /// When `deadline` comes, whatever is still open is dropped; it was not answered with 200.
+    pub async fn stop(self, deadline: impl Future<Output = ()>) {
+        self.readiness.drain();
+        let running = self.running;
+        let gracefully = async {
+            tokio::time::sleep(self.linger).await;
+            self.handle.stop(true).await;
+        };
+        tokio::select! {
+            () = gracefully => {}
+            // A server that is dropped forces its threads to end, also halfway through a graceful stop.
+            () = deadline => running.abort(),
+        }
+        // It has been told to end; what it has to say now interests nobody.
+        let _ = running.await;
+    }
+}
+
+/// Tells whether the ingress can do its job; cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    draining: AtomicBool,
+    failed_to_store: Mutex<Option<Instant>>,
+}
+
+impl Readiness {
+    /// Whether webhooks are welcome.
+    ///
+    /// # Errors
+    /// A sentence that says why not.
+    pub fn check(&self) -> Result<(), String> {
+        if self.0.draining.load(Ordering::Relaxed) {
+            return Err("the ingress is stopping".to_owned());
+        }
+        let failed_to_store = *self
+            .0
+            .failed_to_store
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match failed_to_store {
+            Some(when) if when.elapsed() < UNREADY_AFTER_FAILURE => {
+                Err("the last webhook could not be stored".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn drain(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    fn note_stored(&self, stored: bool) {
+        let mut failed_to_store = self
+            .0
+            .failed_to_store
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *failed_to_store = (!stored).then(Instant::now);
+    }
+}
+
+fn server(
+    settings: Settings,
+    publisher: Publisher,
+    readiness: Readiness,
+) -> io::Result<(SocketAddr, Server)> {
+    let drain = settings.drain;
+    let listen = settings.listen;
+    let intake = web::Data::new(Intake::new(settings, publisher, readiness));
+    let workers = available_parallelism()
+        .map_or(1, usize::from)
+        .min(MOST_WORKERS);
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(intake.clone())
+            .wrap_fn(|request, service| {
+                let connection = request.conn_data::<Connection>().cloned();
+                let answer = service.call(request);
+                async move {
+                    connection.iter().for_each(Connection::touch);
+                    let answer = answer.await;
+                    connection.iter().for_each(Connection::touch);
+                    answer
+                }
+            })
+            .service(web::resource("/webhook").route(web::post().to(webhook::take)))
+            .service(web::resource("/webhook/{bot}").route(web::post().to(webhook::take)))
+            .service(
+                web::resource("/healthz")
+                    .route(web::get().to(health))
+                    .route(web::head().to(health)),
+            )
+    })
+    .on_connect(Connection::watch)
+    .workers(workers)
+    .max_connections(MAX_CONNECTIONS.div_ceil(workers))
+    .backlog(BACKLOG)
+    .client_request_timeout(HEAD_LIMIT)
+    .client_disconnect_timeout(DISCONNECT_LIMIT)
+    .keep_alive(KEEP_ALIVE)
+    .shutdown_timeout(drain.as_secs().max(1))
+    .disable_signals()
+    .bind(listen)?;
+    let address = server
+        .addrs()
+        .first()
+        .copied()
+        .ok_or(io::ErrorKind::AddrNotAvailable)?;
+    Ok((address, server.run()))
+}
+
+async fn health(intake: web::Data<Intake>) -> HttpResponse {
+    match intake.readiness.check() {
+        Ok(()) => HttpResponse::Ok().body("ready\n"),
+        Err(reason) => HttpResponse::ServiceUnavailable().body(reason + "\n"),
+    }
+}

@@ -1,0 +1,392 @@
+//! The ingress seen from outside, over real sockets, in front of an embedded queue.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use chickwork_chatwork::signature::{Token, Tokens};
+use chickwork_ingress::{Ingress, Settings};
+use chickwork_queue::event::{BotName, Event};
+use chickwork_queue::{Declare, Location, Queue};
+use jiff::Timestamp;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+const TOKEN: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+const MENTION: &str = r#"{"webhook_setting_id":"1","webhook_event_type":"mention_to_me","webhook_event_time":1700000003,"webhook_event":{"from_account_id":3,"to_account_id":4,"room_id":12,"message_id":"18","body":"[To:4]xin chào 😀","send_time":1700000000,"update_time":0}}"#;
+/// Nothing here takes longer, unless it is broken.
+const LIMIT: Duration = Duration::from_secs(10);
+
+struct Bench {
+    ingress: Ingress,
+    queue: Queue,
+    _folder: TempDir,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Answer {
+    status: u16,
+    body: String,
+}
+
+impl Bench {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let location = Location::Sqlite(folder.path().join("queue.db"));
+        Self::start_before(location, folder).await
+    }
+
+    async fn start_before(location: Location, folder: TempDir) -> Self {
+        let bots = vec![BotName::default(), BotName::new("second").expect("a name")];
+        let queue = Queue::open(chickwork_queue::Settings {
+            location,
+            namespace: "test".to_owned(),
+            bots: bots.clone(),
+            declare: Declare::Active,
+            archive_keep: Duration::from_secs(3600),
+        })
+        .await
+        .expect("a queue");
+        let settings = Settings {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            bots,
+            tokens: Tokens::parse(TOKEN).expect("a token"),
+            linger: Duration::from_millis(300),
+            drain: Duration::from_secs(5),
+        };
+        let ingress = Ingress::start(settings, queue.publisher()).expect("a free port");
+        Self {
+            ingress,
+            queue,
+            _folder: folder,
+        }
+    }
+
+    /// Sends a request as it is, and reads until the connection is closed.
+    async fn raw(&self, request: &[u8]) -> Answer {
+        raw(self.ingress.address(), request).await
+    }
+
+    async fn post(&self, target: &str, headers: &str, body: &[u8]) -> Answer {
+        self.raw(&request("POST", target, headers, body)).await
+    }
+
+    async fn archived(&self) -> Vec<Event> {
+        let mut archive = self.queue.archive().read(Timestamp::UNIX_EPOCH);
+        let mut events = Vec::new();
+        while let Some(event) = archive.next().await.expect("a readable archive") {
+            events.push(event);
+        }
+        events
+    }
+}
+
+fn request(method: &str, target: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let mut request =
+        format!("{method} {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n")
+            .into_bytes();
+    request.extend_from_slice(body);
+    request
+}
+
+async fn raw(address: SocketAddr, request: &[u8]) -> Answer {
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await.expect("a listener");
+        // The answer to a request that is too large comes before all of it is sent.
+        let _ = stream.write_all(request).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8(answer).expect("text")
+    };
+    let answer = tokio::time::timeout(LIMIT, exchange)
+        .await
+        .expect("an answer in time");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .expect("a status");
+    Answer {
+        status,
+        body: body.to_owned(),
+    }
+}
+
+fn signature(body: &[u8]) -> String {
+    Token::parse(TOKEN).expect("a token").sign(body)
+}
+
+fn signed(body: &[u8]) -> String {
+    format!("X-ChatWorkWebhookSignature: {}\r\n", signature(body))
+}
+
+fn empty(status: u16) -> Answer {
+    Answer {
+        status,
+        body: String::new(),
+    }
+}
+
+#[tokio::test]
+async fn an_authentic_event_is_stored_and_then_acknowledged_with_nothing() {
+    let bench = Bench::start().await;
+    let body = MENTION.as_bytes();
+    assert_eq!(
+        bench.post("/webhook", &signed(body), body).await,
+        empty(200)
+    );
+
+    let events = bench.archived().await;
+    let [event] = events.as_slice() else {
+        panic!("{events:?}")
+    };
+    assert_eq!(event.body, Bytes::from_static(body), "byte for byte");
+    assert_eq!(
+        (event.bot.as_str(), event.event_type),
+        ("bot", "mention_to_me")
+    );
+    let claimed = tokio::time::timeout(LIMIT, bench.queue.claim_asks(1).next()).await;
+    assert!(claimed.is_ok(), "it is in the ask queue");
+}
+
+#[tokio::test]
+async fn the_path_names_the_bot() {
+    let bench = Bench::start().await;
+    let body = MENTION.as_bytes();
+    assert_eq!(
+        bench.post("/webhook/second", &signed(body), body).await,
+        empty(200)
+    );
+    assert_eq!(bench.archived().await[0].bot.as_str(), "second");
+    assert_eq!(
+        bench
+            .post("/webhook/nobody", &signed(body), body)
+            .await
+            .status,
+        404
+    );
+}
+
+#[tokio::test]
+async fn the_signature_may_be_in_the_query() {
+    let bench = Bench::start().await;
+    let body = MENTION.as_bytes();
+    let plain = signature(body);
+    let encoded = plain
+        .replace('+', "%2b")
+        .replace('/', "%2f")
+        .replace('=', "%3d");
+    for value in [&encoded, &plain] {
+        let target = format!("/webhook?chatwork_webhook_signature={value}");
+        assert_eq!(bench.post(&target, "", body).await, empty(200));
+        assert_eq!(bench.post(&target, &signed(body), body).await, empty(200));
+        assert_eq!(
+            bench.post(&target, &signed(b"other"), body).await.status,
+            401
+        );
+    }
+}
+
+#[tokio::test]
+async fn whoever_does_not_know_the_token_is_refused_and_nothing_is_kept() {
+    let bench = Bench::start().await;
+    let body = MENTION.as_bytes();
+    let tampered = MENTION.replace("chào", "chao");
+    for (headers, body) in [
+        (String::new(), body),
+        (signed(b""), body),
+        (signed(body), tampered.as_bytes()),
+        ("x-chatworkwebhooksignature: AAAAAAAAA\r\n".to_owned(), body),
+        ("x-chatworkwebhooksignature:\r\n".to_owned(), body),
+    ] {
+        let answer = bench.post("/webhook", &headers, body).await;
+        assert_eq!(answer.status, 401, "{headers}");
+        assert_eq!(answer.body.lines().count(), 1, "one line");
+        assert!(answer.body.len() < 80, "a short one");
+    }
+    assert_eq!(bench.archived().await, []);
+}
+
+#[tokio::test]
+async fn what_is_authentic_is_never_answered_with_an_error() {
+    let bench = Bench::start().await;
+    let unknown = br#"{"webhook_setting_id":"1","webhook_event_type":"task_created","webhook_event_time":1,"webhook_event":{}}"#;
+    for body in [&b""[..], b"no JSON", b"\xff\xfe", b"{}", unknown] {
+        assert_eq!(
+            bench.post("/webhook", &signed(body), body).await,
+            empty(200)
+        );
+    }
+    let dead = bench.queue.dead_letters().list(10).await.expect("a list");
+    assert_eq!(dead.len(), 4, "all but the unknown type are malformed");
+    assert!(
+        bench
+            .archived()
+            .await
+            .iter()
+            .any(|event| event.body == unknown[..])
+    );
+}
+
+#[tokio::test]
+async fn a_body_of_more_than_a_mebibyte_is_too_large_however_it_comes() {
+    let bench = Bench::start().await;
+    let largest = vec![b' '; 1024 * 1024];
+    assert_eq!(
+        bench.post("/webhook", &signed(&largest), &largest).await,
+        empty(200),
+        "malformed, but taken"
+    );
+
+    let larger = vec![b' '; 1024 * 1024 + 1];
+    assert_eq!(
+        bench
+            .post("/webhook", &signed(&larger), &larger)
+            .await
+            .status,
+        413
+    );
+
+    let mut chunked =
+        format!("POST /webhook HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n{}\r\n", signed(&larger))
+            .into_bytes();
+    chunked.extend_from_slice(format!("{:x}\r\n", larger.len()).as_bytes());
+    chunked.extend_from_slice(&larger);
+    chunked.extend_from_slice(b"\r\n0\r\n\r\n");
+    assert_eq!(bench.raw(&chunked).await.status, 413);
+}
+
+#[tokio::test]
+async fn a_body_may_come_in_pieces() {
+    let bench = Bench::start().await;
+    let body = MENTION.as_bytes();
+    let mut chunked =
+        format!("POST /webhook HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n{}\r\n", signed(body))
+            .into_bytes();
+    for piece in body.chunks(7) {
+        chunked.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+        chunked.extend_from_slice(piece);
+        chunked.extend_from_slice(b"\r\n");
+    }
+    chunked.extend_from_slice(b"0\r\n\r\n");
+    assert_eq!(bench.raw(&chunked).await, empty(200));
+    assert_eq!(bench.archived().await[0].body, body);
+}
+
+#[tokio::test]
+async fn other_paths_and_methods_are_not_there() {
+    let bench = Bench::start().await;
+    for (method, target, status) in [
+        ("GET", "/webhook", 405),
+        ("PUT", "/webhook/bot", 405),
+        ("POST", "/healthz", 405),
+        ("GET", "/", 404),
+        ("POST", "/webhooks", 404),
+        ("POST", "/webhook/bot/more", 404),
+        ("GET", "/metrics", 404),
+    ] {
+        let answer = bench.raw(&request(method, target, "", b"")).await;
+        assert_eq!(answer.status, status, "{method} {target}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_serves_many_webhooks() {
+    let bench = Bench::start().await;
+    let body = MENTION.as_bytes();
+    let one = format!(
+        "POST /webhook HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n{}\r\n{MENTION}",
+        body.len(),
+        signed(body)
+    );
+    let mut stream = TcpStream::connect(bench.ingress.address())
+        .await
+        .expect("a listener");
+    for _ in 0..20 {
+        stream.write_all(one.as_bytes()).await.expect("still open");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            assert!(stream.read_buf(&mut answer).await.expect("still open") > 0);
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200"));
+    }
+    assert_eq!(bench.archived().await.len(), 20);
+}
+
+#[tokio::test]
+async fn a_stopping_ingress_says_so_before_it_stops_accepting() {
+    let bench = Bench::start().await;
+    let health = request("GET", "/healthz", "", b"");
+    let address = bench.ingress.address();
+    assert_eq!(bench.raw(&health).await.status, 200);
+    assert_eq!(bench.ingress.readiness().check(), Ok(()));
+
+    let readiness = bench.ingress.readiness();
+    let stopping = tokio::spawn(bench.ingress.stop(std::future::pending()));
+    while readiness.check().is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(raw(address, &health).await.status, 503);
+    let body = MENTION.as_bytes();
+    assert_eq!(
+        raw(address, &request("POST", "/webhook", &signed(body), body)).await,
+        empty(200),
+        "still taken"
+    );
+
+    tokio::time::timeout(LIMIT, stopping)
+        .await
+        .expect("in time")
+        .expect("no panic");
+    assert!(
+        TcpStream::connect(address).await.is_err(),
+        "nobody listens any more"
+    );
+}
+
+#[tokio::test]
+async fn when_nothing_can_store_it_the_answer_says_so_in_time() {
+    let nobody_listens = Location::Amqp(vec!["amqp://127.0.0.1:1".to_owned()]);
+    let bench = Bench::start_before(nobody_listens, tempfile::tempdir().expect("a folder")).await;
+    let body = MENTION.as_bytes();
+    let began = Instant::now();
+    let answer = bench.post("/webhook", &signed(body), body).await;
+    assert_eq!(answer, empty(503));
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "the ingress's own deadline"
+    );
+    assert!(
+        bench
+            .ingress
+            .readiness()
+            .check()
+            .is_err_and(|reason| reason.contains("could not be stored"))
+    );
+    assert_eq!(
+        bench.raw(&request("GET", "/healthz", "", b"")).await.status,
+        503
+    );
+}
+
+#[tokio::test]
+async fn the_deadline_ends_a_stop_that_a_client_holds_up() {
+    let bench = Bench::start().await;
+    let mut slow = TcpStream::connect(bench.ingress.address())
+        .await
+        .expect("a listener");
+    let head = format!(
+        "POST /webhook HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n{}\r\n1234",
+        signed(b"1234567890")
+    );
+    slow.write_all(head.as_bytes()).await.expect("open");
+    let stopping = bench
+        .ingress
+        .stop(tokio::time::sleep(Duration::from_millis(500)));
+    tokio::time::timeout(LIMIT, stopping)
+        .await
+        .expect("the deadline counts");
+}

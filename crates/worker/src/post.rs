@@ -1,0 +1,477 @@
+//! The post step: from a stored reply to a message in its room, once.
+//!
+//! Posting has no idempotency key, so it has a write-ahead log. An *intent* is stored before a post
+//! is sent, a *result* after it: posted, or certainly not. An intent without a result is a doubt,
+//! and a doubt is resolved by looking, never by posting on the chance.
+
+use std::time::Duration;
+
+use chickwork_chatwork::id::MessageId;
+use chickwork_clients::chatwork::{Answered, CallError};
+use chickwork_queue::Claim;
+use chickwork_queue::event::EventId;
+use chickwork_queue::job::{Cause, Job, Reply, Work};
+use chickwork_queue::outcome::{Outcome, What};
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use crate::decide::{Decision, Happened, LOOK_AFTER_SILENCE, Limited, Situation, decide};
+use crate::desk::{
+    Desk, Ending, LIMITED, PAUSED, Standing, Standings, Subject, at_most, called, chatwork_result,
+    until_resumed,
+};
+use crate::history::Post;
+use crate::limits::{Slot, Ticket, Told};
+use crate::look::{Doubt, Seen};
+use crate::pause::{Gate, Pass};
+use crate::understand::Reason;
+
+/// Nothing is sent later than this after its intent was begun: a process that froze and thawed does
+/// not post behind its successor's back.
+const SEND_WITHIN: Duration = Duration::from_secs(2);
+
+/// That a post was certainly not made is written only within this time after its intent was begun.
+/// Later a successor may have written an intent of its own, which our result would seem to be
+/// about; it looks, and so intends, after [`LOOK_AFTER_SILENCE`] at the earliest.
+const RESULT_WITHIN: Duration = Duration::from_secs(13);
+
+/// Another claim for the same message is being worked on in this process.
+const BEING_POSTED: Duration = Duration::from_secs(2);
+
+/// After an intent that was not confirmed, or not in time.
+const NOT_INTENDED: Duration = Duration::from_secs(1);
+
+/// A doubt that could not be looked at so long after the event's last moment stays one.
+const LOOK_UNTIL: Duration = Duration::from_secs(300);
+
+/// Works on one claim from the reply queue, to its end.
+pub(crate) async fn post(desk: &Desk, claim: Claim) {
+    let job = claim.job().clone();
+    let Work::Post(reply) = &job.work else {
+        // Dropped, it is given back and its deaths are counted until it is buried.
+        log::error!("the reply queue holds something that is no reply");
+        return;
+    };
+    let subject = Subject::of_reply(reply);
+    let held = desk.posting.hold(&reply.answer_key());
+    let ending = if held.is_some() {
+        let step = PostStep {
+            desk,
+            claim: &claim,
+            job: &job,
+            reply,
+            subject: &subject,
+        };
+        Box::pin(step.run()).await
+    } else {
+        subject.not_yet(
+            BEING_POSTED,
+            "another reply to this message is being posted",
+        )
+    };
+    desk.settle(claim, &subject, ending).await;
+    drop(held);
+}
+
+/// One reply on its way.
+struct PostStep<'a> {
+    desk: &'a Desk,
+    claim: &'a Claim,
+    job: &'a Job,
+    reply: &'a Reply,
+    subject: &'a Subject,
+}
+
+/// When to come back for the right to post.
+struct NotNow {
+    wait: Duration,
+    why: &'static str,
+}
+
+/// What is known of the reply's post when a claim begins.
+enum Begins {
+    Posted {
+        by: EventId,
+    },
+    Clear,
+    InDoubt {
+        intended_at: Timestamp,
+        look_at: Instant,
+    },
+}
+
+impl PostStep<'_> {
+    async fn run(&self) -> Ending {
+        let Self { desk, subject, .. } = *self;
+        let tenure = self.claim.tenure();
+        let since = match desk
+            .standings
+            .of(tenure, &desk.history, &desk.limiter)
+            .await
+        {
+            Standing::Current(since) => since,
+            Standing::Superseded => return subject.given_back(),
+            Standing::Unknown(error) => {
+                if let Some(error) = error {
+                    log::warn!("nothing is posted for the moment: {error}");
+                }
+                return subject.not_yet(Standings::REST, "what was posted before is not known yet");
+            }
+        };
+        match self.begins(since) {
+            Begins::Posted { by } if by == subject.id => {
+                // It is told again if it could not be stored the first time.
+                subject
+                    .done()
+                    .after(desk.history.memory().untold(subject.id))
+            }
+            Begins::Posted { .. } => subject.ignored(Reason::Duplicate),
+            Begins::Clear => {
+                let situation = self.situation(Duration::ZERO);
+                if situation.left.is_zero() {
+                    return self.dead(decide(Happened::TooOld, &situation), self.last_reason());
+                }
+                match self.permission() {
+                    Ok((pass, ticket)) => self.send(pass, ticket).await,
+                    Err(NotNow { wait, why }) => subject.not_yet(wait, why),
+                }
+            }
+            Begins::InDoubt {
+                intended_at,
+                look_at,
+            } => self.resolve(intended_at, look_at).await,
+        }
+    }
+
+    /// What the log says, and what it cannot say.
+    fn begins(&self, since: Instant) -> Begins {
+        let key = self.reply.answer_key();
+        let memory = self.desk.history.memory();
+        match memory.post(&key) {
+            Post::Posted { by } => Begins::Posted { by },
+            Post::InDoubt {
+                here,
+                intended_at,
+                look_at,
+            } => {
+                // A predecessor may have held on until this process took over.
+                let taken_over = if here {
+                    look_at
+                } else {
+                    since + LOOK_AFTER_SILENCE
+                };
+                Begins::InDoubt {
+                    intended_at,
+                    look_at: look_at.max(taken_over),
+                }
+            }
+            // A person has put it back in, and what was done the first time is beyond memory.
+            Post::Unbegun
+                if self.reply.replay > 0
+                    && !memory.knows_post(&key)
+                    && self.reply.received_at < memory.horizon(Timestamp::now()) =>
+            {
+                Begins::InDoubt {
+                    intended_at: self.reply.received_at,
+                    look_at: Instant::now(),
+                }
+            }
+            Post::Unbegun => Begins::Clear,
+        }
+    }
+
+    /// Looks whether the reply is there, and posts it if it certainly is not.
+    async fn resolve(&self, intended_at: Timestamp, look_at: Instant) -> Ending {
+        let Self { desk, subject, .. } = *self;
+        let now = Instant::now();
+        if now < look_at {
+            return subject.not_yet(look_at - now, "in doubt, a look would not tell yet");
+        }
+        let pass = match desk.post_pause.gate(now) {
+            Gate::Open(pass) => pass,
+            Gate::Closed(rest) => return self.look_later(rest, "in doubt, and paused"),
+        };
+        let me = match desk.me() {
+            Ok(me) => me,
+            Err(why) => return self.look_later(Standings::REST, &why),
+        };
+        let doubt = Doubt {
+            room: self.reply.room_id,
+            message: &self.reply.message_id,
+            intended_at,
+            look_at,
+        };
+        let seen = desk.looks.look(desk, me.account, &doubt).await;
+
+        let situation = self.situation(Duration::ZERO);
+        let happened = match &seen {
+            Seen::NotBefore(at) => {
+                let wait = at.saturating_duration_since(Instant::now());
+                return self.look_later(wait, "in doubt, and the rate limit allows no look");
+            }
+            Seen::Failed(error) => Happened::LookFailed(error),
+            Seen::Found(_) => Happened::Found,
+            Seen::Absent => Happened::Absent,
+            Seen::Unclear => Happened::Unclear,
+        };
+        let decision = decide(happened, &situation);
+        let why = match &seen {
+            Seen::Failed(error) => error.to_string(),
+            _ => "in doubt: the room's newest messages do not reach back to when it was sent"
+                .to_owned(),
+        };
+        match decision {
+            Decision::Pause => {
+                let rest = pass.unwelcome(&why, Instant::now());
+                return self.look_later(rest, "in doubt, and paused");
+            }
+            // The token is good; whether the room may be read is another question.
+            _ if !matches!(
+                seen,
+                Seen::Failed(CallError::NotSent(_) | CallError::InDoubt(_))
+            ) =>
+            {
+                pass.welcome();
+            }
+            _ => drop(pass),
+        }
+        let result = match seen {
+            Seen::Found(_) => "found",
+            Seen::Absent => "absent",
+            _ => "unclear",
+        };
+        let looked = subject.outcome(What::Looked {
+            result: result.to_owned(),
+        });
+        desk.history.wrote(&looked);
+
+        if matches!(seen, Seen::Absent) {
+            // Only here, not in the log: by now a successor may have written an intent of its own,
+            // and a result of ours would seem to be about that one.
+            let key = self.reply.answer_key();
+            desk.history.memory().resolved(&key, intended_at);
+        }
+
+        let ending = match (decision, seen) {
+            (Decision::Done, Seen::Found(id)) => self.posted(Some(id), true),
+            (Decision::Post, _) => match self.permission() {
+                Ok((pass, ticket)) => self.send(pass, ticket).await,
+                Err(NotNow { wait, why }) => subject.not_yet(wait, why),
+            },
+            (Decision::Bury(Cause::Exhausted, _), _) => self.dead(decision, self.last_reason()),
+            (Decision::Again(wait), _) => subject.again(wait, why),
+            (Decision::Limited(_), _) => self.look_later(NOT_INTENDED, &why),
+            (decision, _) => self.dead(decision, why),
+        };
+        ending.after([looked])
+    }
+
+    /// The right to post now, or when to come back for it.
+    fn permission(&self) -> Result<(Pass, Ticket), NotNow> {
+        let now = Instant::now();
+        let situation = self.situation(Duration::ZERO);
+        let pass = match self.desk.post_pause.gate(now) {
+            Gate::Open(pass) => pass,
+            Gate::Closed(rest) => {
+                let wait = until_resumed(rest, &situation);
+                return Err(NotNow { wait, why: PAUSED });
+            }
+        };
+        match self
+            .desk
+            .limiter
+            .post(self.reply.room_id, self.reply.id, now)
+        {
+            Slot::Now(ticket) => Ok((pass, ticket)),
+            Slot::At(at) => {
+                let wait = at_most(at - now, situation.left);
+                Err(NotNow { wait, why: LIMITED })
+            }
+        }
+    }
+
+    /// Intent, post, result.
+    async fn send(&self, pass: Pass, mut ticket: Ticket) -> Ending {
+        let Self { desk, subject, .. } = *self;
+        let begun = Begun::now();
+        let intent = subject.outcome(What::Intent {
+            consumer: desk.consumer(self.claim.tenure()),
+        });
+        // Before it is confirmed: should it be stored and the confirmation be lost, it is a doubt.
+        desk.history.wrote(&intent);
+        let too_late = "not sent, storing the intent took too long";
+        match tokio::time::timeout(SEND_WITHIN, self.claim.intend(&intent)).await {
+            Ok(Ok(())) if begun.elapsed() <= SEND_WITHIN => {}
+            Ok(Ok(())) => {
+                let not_posted = self.not_posted(too_late, false, &begun);
+                return subject.not_yet(NOT_INTENDED, too_late).after(not_posted);
+            }
+            // No result without a confirmed intent: perhaps the claim is somebody else's by now, and
+            // the intent in the log is theirs.
+            Ok(Err(error)) => {
+                let why = format!("not sent, the intent could not be stored: {error}");
+                return subject.not_yet(NOT_INTENDED, why);
+            }
+            Err(_) => return subject.not_yet(NOT_INTENDED, too_late),
+        }
+
+        ticket.sent();
+        let answer = desk
+            .chatwork
+            .post(self.reply.room_id, &self.reply.text)
+            .await;
+        let took = begun.elapsed();
+        called("chatwork", chatwork_result(&answer), took);
+        let happened = match &answer {
+            Ok(_) => Happened::Posted,
+            Err(error) => Happened::PostFailed(error),
+        };
+        let situation = self.situation(took);
+        let decision = decide(happened, &situation);
+        let rest = self.note(pass, ticket, &answer, decision);
+
+        let error = match answer {
+            Ok(Answered { value, .. }) => return self.posted(value, false),
+            Err(error) => error,
+        };
+        let called = !matches!(error, CallError::NotSent(_));
+        let ending = match decision {
+            Decision::Done => return self.posted(None, false),
+            // The intent stays open.
+            Decision::Look(wait) => {
+                let look_at = Instant::now() + wait;
+                desk.history
+                    .memory()
+                    .look_at(&self.reply.answer_key(), look_at);
+                return subject.again(wait, error);
+            }
+            Decision::Again(wait) => subject.again(wait, &error),
+            Decision::Pause => subject.not_yet(until_resumed(rest, &situation), PAUSED),
+            Decision::Limited(_) => {
+                let now = Instant::now();
+                let slot = desk.limiter.post(self.reply.room_id, self.reply.id, now);
+                let wait = match slot {
+                    Slot::At(at) => at - now,
+                    Slot::Now(_) => NOT_INTENDED,
+                };
+                subject.not_yet(at_most(wait, situation.left), LIMITED)
+            }
+            decision => self.dead(decision, error.to_string()),
+        };
+        ending.after(self.not_posted(&error.to_string(), called, &begun))
+    }
+
+    /// Tells pause and limits what the answer to a post says about them; how long the step pauses.
+    fn note(
+        &self,
+        pass: Pass,
+        ticket: Ticket,
+        answer: &Result<Answered<Option<MessageId>>, CallError>,
+        decision: Decision,
+    ) -> Duration {
+        let now = Instant::now();
+        let limits = match answer {
+            Ok(Answered { limits, .. }) | Err(CallError::Refused { limits, .. }) => Some(limits),
+            Err(_) => None,
+        };
+        let told = limits.map(|limits| Told::new(limits, Timestamp::now()));
+        match (decision, &told) {
+            (Decision::Limited(Limited::Account), Some(told)) => {
+                ticket.refused_for_account(told, now)
+            }
+            (Decision::Limited(Limited::Room), Some(told)) => ticket.refused_for_room(told, now),
+            (_, Some(told)) => ticket.answered(told, now),
+            (_, None) if matches!(answer, Err(CallError::NotSent(_))) => ticket.unsent(),
+            (_, None) => ticket.unanswered(now),
+        }
+        match (answer, decision) {
+            (Err(error), Decision::Pause) => return pass.unwelcome(error, now),
+            (Ok(_) | Err(CallError::Refused { .. } | CallError::Nonsense(_)), _) => pass.welcome(),
+            (Err(_), _) => drop(pass),
+        }
+        Duration::ZERO
+    }
+
+    /// It is in the room.
+    fn posted(&self, reply_message_id: Option<MessageId>, found: bool) -> Ending {
+        let posted = self.subject.outcome(What::Posted {
+            reply_message_id,
+            found,
+        });
+        self.desk.history.wrote(&posted);
+        let took = posted.at.duration_since(self.reply.received_at);
+        metrics::histogram!("chickwork_reply_seconds").record(took.as_secs_f64().max(0.0));
+        self.subject.done().and(posted)
+    }
+
+    /// It is certainly not in the room; nothing, when that comes too late to be written.
+    fn not_posted(&self, reason: &str, called: bool, begun: &Begun) -> Option<Outcome> {
+        (begun.elapsed() < RESULT_WITHIN).then(|| {
+            let not_posted = self.subject.outcome(What::NotPosted {
+                reason: reason.to_owned(),
+                called,
+            });
+            self.desk.history.wrote(&not_posted);
+            not_posted
+        })
+    }
+
+    /// In doubt, and it cannot be looked now. That has an end as well.
+    fn look_later(&self, wait: Duration, why: &str) -> Ending {
+        let now = Timestamp::now();
+        let ended = now.saturating_sub(LOOK_UNTIL).unwrap_or(now);
+        if self.desk.left(self.reply.aged_from, ended).is_zero() {
+            return self.subject.dead(Cause::Uncertain, None, why);
+        }
+        self.subject.not_yet(wait, why)
+    }
+
+    fn situation(&self, since_intent: Duration) -> Situation {
+        Situation {
+            left: self.desk.left(self.reply.aged_from, Timestamp::now()),
+            attempts: self.job.attempts,
+            since_intent,
+            fallback: false,
+            dice: fastrand::f64(),
+        }
+    }
+
+    fn last_reason(&self) -> String {
+        let memory = self.desk.history.memory();
+        memory
+            .last_reason(self.reply.id)
+            .unwrap_or("too old")
+            .to_owned()
+    }
+
+    /// Given up; only decisions to do so come here.
+    fn dead(&self, decision: Decision, error: String) -> Ending {
+        let (cause, status) = match decision {
+            Decision::Bury(cause, status) => (cause, status),
+            _ => (Cause::Uncertain, None),
+        };
+        self.subject.dead(cause, status, error)
+    }
+}
+
+/// A moment, by two clocks: the one stands still while a machine sleeps, the other can be set.
+struct Begun {
+    instant: Instant,
+    clock: Timestamp,
+}
+
+impl Begun {
+    fn now() -> Self {
+        Self {
+            instant: Instant::now(),
+            clock: Timestamp::now(),
+        }
+    }
+
+    /// The longer of what both clocks say.
+    fn elapsed(&self) -> Duration {
+        let by_clock = Timestamp::now().duration_since(self.clock);
+        let by_clock = Duration::try_from(by_clock).unwrap_or(Duration::ZERO);
+        self.instant.elapsed().max(by_clock)
+    }
+}
