@@ -1,0 +1,93 @@
+//! The admin port: `/healthz` (alive), `/readyz` (able to do its job now), `/metrics`. Not for the public.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use actix_web::dev::ServerHandle;
+use actix_web::http::header::ContentType;
+use actix_web::{App, HttpResponse, HttpServer, web};
+use anyhow::Context as _;
+use chickwork_queue::Queue;
+use metrics_exporter_prometheus::PrometheusHandle;
+
+use crate::roles::Readiness;
+
+/// How long a check may take before it counts as failed. `chickwork healthcheck` waits a little longer.
+const CHECK_LIMIT: Duration = Duration::from_secs(2);
+/// Connections at the same time; a scraper and a prober or two need few.
+const MAX_CONNECTIONS: usize = 64;
+/// The content type of the Prometheus text format.
+const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The running admin server. It serves until the process ends, so that a probe can see it drain.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    address: SocketAddr,
+    handle: ServerHandle,
+}
+
+impl Admin {
+    /// Serves; from now on `/healthz` says that the process is alive.
+    pub(crate) fn start(
+        listen: SocketAddr,
+        readiness: Readiness,
+        queue: Queue,
+        figures: PrometheusHandle,
+    ) -> anyhow::Result<Self> {
+        let readiness = web::Data::new(readiness);
+        let queue = web::Data::new(queue);
+        let figures = web::Data::new(figures);
+        let server = HttpServer::new(move || {
+            App::new()
+                .app_data(readiness.clone())
+                .app_data(queue.clone())
+                .app_data(figures.clone())
+                .route("/healthz", web::get().to(alive))
+                .route("/readyz", web::get().to(ready))
+                .route("/metrics", web::get().to(metrics))
+        })
+        .workers(1)
+        .max_connections(MAX_CONNECTIONS)
+        .disable_signals()
+        .bind(listen)
+        .with_context(|| format!("CHICKWORK_ADMIN_LISTEN: cannot listen on {listen}"))?;
+        let address = server.addrs().first().copied().unwrap_or(listen);
+        let server = server.run();
+        let handle = server.handle();
+        tokio::spawn(server);
+        Ok(Self { address, handle })
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops serving.
+    pub(crate) async fn stop(self) {
+        self.handle.stop(false).await;
+    }
+}
+
+async fn alive() -> HttpResponse {
+    HttpResponse::Ok().body("alive\n")
+}
+
+async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {
+    let reason = match tokio::time::timeout(CHECK_LIMIT, readiness.check()).await {
+        Ok(Ok(())) => return HttpResponse::Ok().body("ready\n"),
+        Ok(Err(reason)) => reason,
+        Err(_elapsed) => format!("the check took longer than {CHECK_LIMIT:?}"),
+    };
+    HttpResponse::ServiceUnavailable()
+        .insert_header(ContentType::plaintext())
+        .body(reason + "\n")
+}
+
+async fn metrics(queue: web::Data<Queue>, figures: web::Data<PrometheusHandle>) -> HttpResponse {
+    // Depths are looked up when somebody asks for them; without them the rest is still worth having.
+    let _ = tokio::time::timeout(CHECK_LIMIT, queue.measure()).await;
+    HttpResponse::Ok()
+        .content_type(PROMETHEUS_TEXT)
+        .body(figures.render())
+}

@@ -1,0 +1,81 @@
+//! The commands, one file each. A command is read whole (flags, settings, every mistake in them) before
+//! anything of it is done.
+
+mod dev;
+mod healthcheck;
+mod ingress;
+mod sandbox;
+mod send;
+mod serve;
+mod topology;
+mod worker;
+
+use std::pin::Pin;
+use std::process::ExitCode;
+
+use clap::{ArgMatches, Command};
+
+use crate::command_line;
+use crate::settings::LoggingSettings;
+use crate::settings::read::{Given, Mistakes};
+
+/// A command that was understood and is not begun.
+pub(crate) struct Order {
+    pub(crate) logging: LoggingSettings,
+    pub(crate) work: Pin<Box<dyn Future<Output = anyhow::Result<ExitCode>>>>,
+}
+
+/// What came in from the command line and the environment.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) command: String,
+    /// The command's own flags.
+    pub(crate) flags: ArgMatches,
+    /// What has to do with settings.
+    pub(crate) given: Given,
+}
+
+/// The commands in the order of `--help`.
+pub(crate) fn all() -> Vec<Command> {
+    vec![
+        dev::command(),
+        serve::command(),
+        ingress::command(),
+        worker::command(),
+        sandbox::command(),
+        send::command(),
+        topology::command(),
+        healthcheck::command(),
+    ]
+}
+
+impl Call {
+    /// What was said on the command line. Does not return if that was wrong, or asked for help.
+    pub(crate) fn from_process() -> Self {
+        let matches = command_line::program().get_matches();
+        let (command, flags) = matches.subcommand().expect("the command line requires one");
+        Self {
+            command: command.to_owned(),
+            flags: flags.clone(),
+            given: Given {
+                flags: command_line::flags(flags),
+                environment: Given::relevant(std::env::vars_os()),
+            },
+        }
+    }
+
+    /// Understands it.
+    pub(crate) fn order(&self) -> Result<Order, Mistakes> {
+        match self.command.as_str() {
+            "dev" => dev::order(self),
+            "serve" => serve::order(self),
+            "ingress" => ingress::order(self),
+            "worker" => worker::order(self),
+            "sandbox" => sandbox::order(self),
+            "send" => send::order(self),
+            "topology" => topology::order(self),
+            "healthcheck" => healthcheck::order(self),
+            other => unreachable!("{other} is not a command of `all`"),
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! `chickwork healthcheck`: asks the process behind the admin port whether it is ready; for containers
+//! without curl. A plain socket, as an HTTP client would be the larger part of its start.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Command;
+
+use crate::command_line;
+use crate::commands::{Call, Order};
+use crate::settings::parse::reachable;
+use crate::settings::read::{Mistakes, Reader};
+use crate::settings::{ADMIN_LISTEN, LoggingSettings, Role};
+
+const ROLES: &[Role] = &[Role::Healthcheck];
+/// What is logged unless more is asked for: this command has its say on stdout.
+const QUIET: &str = "error";
+/// How long the answer may take: a moment more than the process gives its own check.
+const LIMIT: Duration = Duration::from_secs(3);
+/// An answer is read up to this many bytes.
+const LONGEST_ANSWER: u64 = 4096;
+
+pub(crate) fn command() -> Command {
+    command_line::command(
+        "healthcheck",
+        "Exits 0 when the process behind the admin port is ready, else 1 with the reason",
+        ROLES,
+    )
+}
+
+pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
+    let mut reader = Reader::new(&call.given, ROLES);
+    let logging = LoggingSettings::read_quiet(&mut reader, QUIET);
+    let address = reader.get(&ADMIN_LISTEN);
+    let (logging, address) = reader.finish(logging.zip(address))?;
+    let work = async move {
+        let (reason, code) = match ask(reachable(address)) {
+            Ok(Answer {
+                status: 200,
+                reason,
+            }) => (reason, ExitCode::SUCCESS),
+            Ok(Answer { reason, .. }) => (format!("not ready: {reason}"), ExitCode::FAILURE),
+            Err(error) => (
+                format!("not ready: no answer from {address}: {error}"),
+                ExitCode::FAILURE,
+            ),
+        };
+        writeln!(io::stdout(), "{reason}")?;
+        Ok(code)
+    };
+    Ok(Order {
+        logging,
+        work: Box::pin(work),
+    })
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Answer {
+    status: u16,
+    reason: String,
+}
+
+fn ask(address: SocketAddr) -> io::Result<Answer> {
+    let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    write!(
+        stream,
+        "GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.take(LONGEST_ANSWER).read_to_string(&mut answer)?;
+    understand(&answer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "that is no HTTP"))
+}
+
+fn understand(answer: &str) -> Option<Answer> {
+    let status = answer
+        .strip_prefix("HTTP/1.1 ")?
+        .split(' ')
+        .next()?
+        .parse()
+        .ok()?;
+    let (_, body) = answer.split_once("\r\n\r\n")?;
+    Some(Answer {
+        status,
+        reason: body.trim().to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_a_status_and_a_reason() {
+        let ready = understand("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nready\n");
+        assert_eq!(
+            ready,
+            Some(Answer {
+                status: 200,
+                reason: "ready".to_owned()
+            })
+        );
+        let away = understand("HTTP/1.1 503 Service Unavailable\r\n\r\nthe broker is away\n");
+        assert_eq!(
+            away,
+            Some(Answer {
+                status: 503,
+                reason: "the broker is away".to_owned()
+            })
+        );
+        assert_eq!(understand("SSH-2.0-OpenSSH_9.2"), None);
+    }
+}

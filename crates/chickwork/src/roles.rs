@@ -1,0 +1,242 @@
+//! The life of a process that serves: open the queue, start its roles, wait, drain, close. Shared by
+//! `ingress`, `worker`, `serve` and `dev`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use chickwork_clients::chatwork::{self, Chatwork};
+use chickwork_clients::simsimi::{self, SimSimi};
+use chickwork_ingress::Ingress;
+use chickwork_queue::event::BotName;
+use chickwork_queue::Queue;
+use chickwork_worker::Worker;
+
+use crate::admin::Admin;
+use crate::figures;
+use crate::settings::parse::Rate;
+use crate::settings::{IngressSettings, ProcessSettings, WorkerSettings};
+use crate::shutdown::Shutdown;
+
+/// How long the queue may take to write its last records and close.
+const CLOSE_LIMIT: Duration = Duration::from_secs(3);
+/// How long after the deadline whatever was held may take to be given back. A process that is not
+/// done by then ends anyway; what it held comes back by itself.
+const GIVE_BACK_LIMIT: Duration = Duration::from_secs(3);
+
+/// What this process is to do.
+#[derive(Debug, Clone)]
+pub(crate) struct RolesSettings {
+    pub(crate) process: ProcessSettings,
+    pub(crate) ingress: Option<IngressSettings>,
+    pub(crate) worker: Option<WorkerSettings>,
+}
+
+/// A process at work.
+#[derive(Debug)]
+pub(crate) struct Roles {
+    queue: Queue,
+    admin: Admin,
+    ingress: Option<Ingress>,
+    worker: Option<Worker>,
+    shutdown: Shutdown,
+}
+
+/// Whether the process can do its job now; cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Readiness {
+    queue: Queue,
+    ingress: Option<chickwork_ingress::Readiness>,
+    worker: Option<chickwork_worker::Readiness>,
+    shutdown: Shutdown,
+}
+
+impl Readiness {
+    /// A sentence says why not.
+    pub(crate) async fn check(&self) -> Result<(), String> {
+        if self.shutdown.is_requested() {
+            return Err("the process is stopping".to_owned());
+        }
+        if let Some(ingress) = &self.ingress {
+            ingress.check()?;
+        }
+        if let Some(worker) = &self.worker {
+            worker.check()?;
+        }
+        self.queue.check().await.map_err(|error| error.to_string())
+    }
+}
+
+/// Does it all: from opening the queue to the end of the process.
+pub(crate) async fn run(settings: RolesSettings) -> anyhow::Result<()> {
+    let (_trigger, shutdown) =
+        Shutdown::on_signals(settings.process.drain).context("cannot wait for signals")?;
+    let mut roles = Roles::start(settings, shutdown).await?;
+    let ended = roles.until_stopped().await;
+    roles.stop().await?;
+    ended
+}
+
+impl Roles {
+    /// Opens the queue and starts what is to be started.
+    pub(crate) async fn start(settings: RolesSettings, shutdown: Shutdown) -> anyhow::Result<Self> {
+        let figures = figures::collect()?;
+        let queue = Queue::open(settings.process.queue)
+            .await
+            .context("CHICKWORK_QUEUE cannot be used")?;
+        log::info!("queue: {}", queue.describe());
+        let bot = BotName::default();
+        let drain = settings.process.drain;
+        let ingress = settings
+            .ingress
+            .map(|ingress| start_ingress(ingress, &bot, drain, &queue))
+            .transpose()?;
+        let worker = settings
+            .worker
+            .map(|worker| start_worker(worker, &bot, drain, &queue))
+            .transpose()?;
+        let readiness = Readiness {
+            queue: queue.clone(),
+            ingress: ingress.as_ref().map(Ingress::readiness),
+            worker: worker.as_ref().map(Worker::readiness),
+            shutdown: shutdown.clone(),
+        };
+        let admin = Admin::start(settings.process.admin_listen, readiness, queue.clone(), figures)?;
+        log::info!("admin port on http://{}", admin.address());
+        Ok(Self {
+            queue,
+            admin,
+            ingress,
+            worker,
+            shutdown,
+        })
+    }
+
+    /// Where webhooks are taken, if they are.
+    pub(crate) fn webhook_address(&self) -> Option<SocketAddr> {
+        self.ingress.as_ref().map(Ingress::address)
+    }
+
+    /// Where the admin port is.
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        self.admin.address()
+    }
+
+    /// Waits until the process is to stop, or cannot go on.
+    pub(crate) async fn until_stopped(&mut self) -> anyhow::Result<()> {
+        let broken = async {
+            match &mut self.ingress {
+                Some(ingress) => ingress.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.shutdown.requested() => Ok(()),
+            ended = broken => Err(match ended {
+                Ok(()) => anyhow::anyhow!("the ingress has ended by itself"),
+                Err(error) => anyhow::Error::new(error).context("the ingress has failed"),
+            }),
+        }
+    }
+
+    /// Finishes what is in flight, gives back the rest, and closes. That something had to be given
+    /// back is a warning, not an error: it is as safe as it was before. An error is only that even
+    /// this did not work in time.
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        let Self {
+            queue,
+            admin,
+            ingress,
+            worker,
+            shutdown,
+        } = self;
+        let ingress = async {
+            if let Some(ingress) = ingress {
+                ingress.stop(shutdown.deadline()).await;
+            }
+        };
+        let worker = async {
+            match worker {
+                Some(worker) => worker.stop(shutdown.deadline()).await.clean,
+                None => true,
+            }
+        };
+        let too_late = async {
+            shutdown.deadline().await;
+            tokio::time::sleep(GIVE_BACK_LIMIT).await;
+        };
+        let stopped = tokio::select! {
+            ((), clean) = async { tokio::join!(ingress, worker) } => Some(clean),
+            () = too_late => None,
+        };
+        queue.close(CLOSE_LIMIT).await;
+        admin.stop().await;
+        match stopped {
+            Some(true) => log::info!("stopped"),
+            Some(false) => log::warn!("stopped; what was not finished in time has been given back"),
+            None => {
+                anyhow::bail!("did not stop in time; what was not finished comes back by itself")
+            }
+        }
+        Ok(())
+    }
+}
+
+fn start_ingress(
+    settings: IngressSettings,
+    bot: &BotName,
+    drain: Duration,
+    queue: &Queue,
+) -> anyhow::Result<Ingress> {
+    let listen = settings.listen;
+    let settings = chickwork_ingress::Settings {
+        listen,
+        bots: vec![bot.clone()],
+        tokens: settings.tokens,
+        linger: settings.linger,
+        drain,
+    };
+    let ingress = Ingress::start(settings, queue.publisher())
+        .with_context(|| format!("CHICKWORK_LISTEN: cannot listen on {listen}"))?;
+    log::info!("taking webhooks on http://{}/webhook", ingress.address());
+    Ok(ingress)
+}
+
+fn start_worker(
+    settings: WorkerSettings,
+    bot: &BotName,
+    drain: Duration,
+    queue: &Queue,
+) -> anyhow::Result<Worker> {
+    let policy = settings.policy;
+    let simsimi = SimSimi::new(simsimi::Settings {
+        url: settings.simsimi_url,
+        api_key: settings.simsimi_key.reveal().to_owned(),
+        lang: policy.lang.to_owned(),
+    })
+    .context("SIMSIMI_API_URL or SIMSIMI_API_KEY cannot be used")?;
+    let chatwork = Chatwork::new(chatwork::Settings {
+        url: settings.chatwork_url,
+        api_token: settings.chatwork_token.reveal().to_owned(),
+    })
+    .context("CHATWORK_API_URL or CHATWORK_API_TOKEN cannot be used")?;
+    let settings = chickwork_worker::Settings {
+        bot: bot.clone(),
+        concurrency: policy.concurrency,
+        max_age: policy.max_age,
+        account_limit: limit(policy.account_limit),
+        room_limit: limit(policy.room_limit),
+        sender_limit: limit(policy.sender_limit),
+        ignore_accounts: policy.ignore_accounts,
+        fallback: policy.fallback,
+        drain,
+    };
+    Ok(Worker::start(settings, queue.clone(), simsimi, chatwork))
+}
+
+fn limit(rate: Rate) -> chickwork_worker::Limit {
+    chickwork_worker::Limit {
+        calls: rate.calls,
+        per: rate.per,
+    }
+}
