@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use clap::{Arg, ArgMatches, Command};
 
 use crate::commands;
-use crate::settings::{ALL, About, Role};
+use crate::settings::{ALL, About, LOG, Role};
 
 /// What `chickwork --help` ends with.
 const EPILOGUE: &str = "\
@@ -40,6 +40,15 @@ pub(crate) fn command(name: &'static str, about: &'static str, roles: &[Role]) -
             std::iter::once(flag(about)).chain(file)
         }))
         .next_help_heading("Options")
+}
+
+/// What a command that does one thing and ends logs, unless more is asked for: its terminal is for
+/// its result.
+pub(crate) const QUIET: &str = "error";
+
+/// A command that does one thing and ends.
+pub(crate) fn one_shot(name: &'static str, about: &'static str, roles: &[Role]) -> Command {
+    with_default(command(name, about, roles), (&LOG.about, QUIET))
 }
 
 /// The command with another default in the help of a setting than the table's.

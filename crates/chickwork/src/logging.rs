@@ -19,6 +19,9 @@ pub(crate) fn start(settings: &LoggingSettings) {
         // Whoever breaks a connection off would otherwise write errors into our logs.
         .filter_module("actix_http", LevelFilter::Off)
         .filter_module("actix_server", LevelFilter::Warn)
+        // lapin's own view of a broken connection; we say what it means for us.
+        .filter_module("lapin", LevelFilter::Off)
+        .filter_module("tracing::span", LevelFilter::Off)
         .parse_filters(&settings.filter)
         // lapin logs the bodies of returned messages. After the filters, so that nobody can ask for them.
         .filter_module("lapin::returned_messages", LevelFilter::Off);

@@ -8,8 +8,8 @@ use anyhow::Context as _;
 use chickwork_clients::chatwork::{self, Chatwork};
 use chickwork_clients::simsimi::{self, SimSimi};
 use chickwork_ingress::Ingress;
-use chickwork_queue::event::BotName;
 use chickwork_queue::Queue;
+use chickwork_queue::event::BotName;
 use chickwork_worker::Worker;
 
 use crate::admin::Admin;
@@ -101,7 +101,12 @@ impl Roles {
             worker: worker.as_ref().map(Worker::readiness),
             shutdown: shutdown.clone(),
         };
-        let admin = Admin::start(settings.process.admin_listen, readiness, queue.clone(), figures)?;
+        let admin = Admin::start(
+            settings.process.admin_listen,
+            readiness,
+            queue.clone(),
+            figures,
+        )?;
         log::info!("admin port on http://{}", admin.address());
         Ok(Self {
             queue,

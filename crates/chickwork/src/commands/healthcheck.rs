@@ -15,15 +15,13 @@ use crate::settings::read::{Mistakes, Reader};
 use crate::settings::{ADMIN_LISTEN, LoggingSettings, Role};
 
 const ROLES: &[Role] = &[Role::Healthcheck];
-/// What is logged unless more is asked for: this command has its say on stdout.
-const QUIET: &str = "error";
 /// How long the answer may take: a moment more than the process gives its own check.
 const LIMIT: Duration = Duration::from_secs(3);
 /// An answer is read up to this many bytes.
 const LONGEST_ANSWER: u64 = 4096;
 
 pub(crate) fn command() -> Command {
-    command_line::command(
+    command_line::one_shot(
         "healthcheck",
         "Exits 0 when the process behind the admin port is ready, else 1 with the reason",
         ROLES,
@@ -32,7 +30,7 @@ pub(crate) fn command() -> Command {
 
 pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
     let mut reader = Reader::new(&call.given, ROLES);
-    let logging = LoggingSettings::read_quiet(&mut reader, QUIET);
+    let logging = LoggingSettings::read_quiet(&mut reader, command_line::QUIET);
     let address = reader.get(&ADMIN_LISTEN);
     let (logging, address) = reader.finish(logging.zip(address))?;
     let work = async move {

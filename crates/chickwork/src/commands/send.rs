@@ -20,9 +20,6 @@ use crate::settings::read::{Mistakes, Reader};
 use crate::settings::{LoggingSettings, Role, WEBHOOK_TOKEN};
 
 const ROLES: &[Role] = &[Role::Send];
-/// What is logged unless more is asked for: this command has its say on stdout.
-const QUIET: &str = "error";
-
 pub(crate) fn command() -> Command {
     let option =
         |name: &'static str, value: &'static str, parser: ValueParser, help: &'static str| {
@@ -33,7 +30,7 @@ pub(crate) fn command() -> Command {
                 .help(help)
                 .conflicts_with("file")
         };
-    command_line::command(
+    command_line::one_shot(
         "send",
         "Builds, signs and posts a webhook; prints the status and how long it took",
         ROLES,
@@ -115,7 +112,7 @@ enum Content {
 
 pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
     let mut reader = Reader::new(&call.given, ROLES);
-    let logging = LoggingSettings::read_quiet(&mut reader, QUIET);
+    let logging = LoggingSettings::read_quiet(&mut reader, command_line::QUIET);
     let tokens = reader.require(&WEBHOOK_TOKEN);
     let (logging, tokens) = reader.finish(logging.zip(tokens))?;
     let content = match call.flags.get_one::<PathBuf>("file") {

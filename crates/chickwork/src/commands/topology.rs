@@ -14,11 +14,8 @@ use crate::settings::read::{Mistakes, Reader};
 use crate::settings::{ARCHIVE_KEEP, LoggingSettings, NAMESPACE, Role};
 
 const ROLES: &[Role] = &[Role::Topology];
-/// What is logged unless more is asked for: this command has its say on stdout.
-const QUIET: &str = "error";
-
 pub(crate) fn command() -> Command {
-    command_line::command(
+    command_line::one_shot(
         "topology",
         "Prints the broker objects that the bot needs, as a definitions file for RabbitMQ",
         ROLES,
@@ -28,7 +25,7 @@ pub(crate) fn command() -> Command {
 
 pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
     let mut reader = Reader::new(&call.given, ROLES);
-    let logging = LoggingSettings::read_quiet(&mut reader, QUIET);
+    let logging = LoggingSettings::read_quiet(&mut reader, command_line::QUIET);
     let namespace = reader.get(&NAMESPACE);
     let archive_keep = reader.get(&ARCHIVE_KEEP);
     let settings = || {

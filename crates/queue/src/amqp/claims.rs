@@ -274,7 +274,9 @@ fn pause(failures: u32) -> Duration {
     let Some(doublings) = failures.checked_sub(1) else {
         return Duration::ZERO;
     };
-    let longest = SHORTEST_PAUSE.saturating_mul(1 << doublings.min(10)).min(LONGEST_PAUSE);
+    let longest = SHORTEST_PAUSE
+        .saturating_mul(1 << doublings.min(10))
+        .min(LONGEST_PAUSE);
     longest.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 

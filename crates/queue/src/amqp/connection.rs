@@ -45,7 +45,7 @@ pub(super) struct Connections {
 
 #[derive(Debug)]
 struct Node {
-    /// Host, port and virtual host: what may be shown.
+    /// Host and port: what may be shown.
     address: String,
     publishing: Pool,
     consuming: Pool,
@@ -76,10 +76,7 @@ impl Connections {
                     BrokerError::Unusable(format!("not an AMQP address: {error}"))
                 })?;
                 Ok(Node {
-                    address: format!(
-                        "{}:{}/{}",
-                        uri.authority.host, uri.authority.port, uri.vhost
-                    ),
+                    address: format!("{}:{}", uri.authority.host, uri.authority.port),
                     publishing: pool(url, PUBLISHING, "publish", &declaration)?,
                     consuming: pool(url, CONSUMING, "consume", &declaration)?,
                 })

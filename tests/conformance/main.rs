@@ -1,0 +1,75 @@
+//! The promises of the queue (see `docs/architecture.md`), as one list of stories that is told to
+//! both back ends. A new promise goes into [`stories`] first; what only a broker can do to us is in
+//! [`broker`].
+
+mod broker;
+mod stories;
+
+use chickwork_tests::stage::{Kind, Stage};
+
+/// Tells a story on a stage, on a runtime of its own.
+fn tell<F: Future<Output = anyhow::Result<()>>>(
+    stage: anyhow::Result<Stage>,
+    story: impl FnOnce(Stage) -> F,
+) -> anyhow::Result<()> {
+    let stage = stage?;
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(story(stage))
+}
+
+macro_rules! conformance {
+    (shared: [$($shared:ident),* $(,)?], alone: [$($alone:ident),* $(,)?]) => {
+        mod sqlite {
+            use super::*;
+            $(#[test] fn $shared() -> anyhow::Result<()> { tell(Stage::new(Kind::Sqlite), stories::$shared) })*
+            $(#[test] fn $alone() -> anyhow::Result<()> { tell(Stage::alone(Kind::Sqlite), stories::$alone) })*
+        }
+        mod rabbitmq {
+            use super::*;
+            $(#[test] fn $shared() -> anyhow::Result<()> { tell(Stage::new(Kind::Rabbitmq), stories::$shared) })*
+            $(#[test] fn $alone() -> anyhow::Result<()> { tell(Stage::alone(Kind::Rabbitmq), stories::$alone) })*
+        }
+    };
+}
+
+conformance! {
+    shared: [
+        an_event_is_claimed_as_it_was_published,
+        an_event_survives_the_process_that_published_it,
+        a_hundred_jobs_go_to_two_processes_once_each,
+        a_settled_claim_is_gone,
+        an_unsettled_claim_comes_back,
+        the_claims_of_a_killed_process_come_back,
+        later_is_not_before_its_time,
+        what_is_put_off_holds_nobody_up,
+        a_failed_try_is_counted_and_a_pause_is_not,
+        a_job_given_back_is_there_at_once_and_nothing_is_counted,
+        the_next_step_is_stored_and_the_event_is_gone,
+        a_job_that_comes_back_a_third_time_is_put_off,
+        a_job_that_died_ten_times_is_buried_as_poison,
+        a_settled_job_is_no_suspect_any_more,
+        a_buried_job_is_listed_with_its_cause_and_listing_changes_nothing,
+        a_retried_dead_letter_is_worked_on_again_and_aged_from_now,
+        a_retried_reply_goes_back_to_be_posted,
+        a_dropped_dead_letter_is_gone,
+        what_is_no_event_is_kept_as_a_dead_letter,
+        the_archive_holds_every_event_byte_for_byte,
+        an_event_that_is_not_answered_is_archived_with_its_reason,
+        outcomes_are_read_in_order_by_every_process,
+        an_intent_is_read_before_a_mark_that_is_set_after_it,
+        one_process_at_a_time_claims_replies,
+        a_killed_consumer_hands_over,
+        a_frozen_consumer_hands_over_and_cannot_announce_a_post_when_it_wakes,
+        a_stopped_consumer_hands_over_at_once_and_announces_no_post,
+        a_reply_of_a_newer_release_waits_and_in_the_end_is_buried_as_newer,
+        a_reply_that_cannot_be_read_is_buried_as_malformed,
+        two_namespaces_do_not_see_each_other,
+    ],
+    alone: [
+        everything_survives_a_crash_of_the_store,
+        claims_go_on_after_a_crash_of_the_store,
+    ]
+}

@@ -1,0 +1,74 @@
+//! A door in front of a service, which can be shut: whoever knocks is refused then, and whoever was
+//! inside is thrown out.
+
+use std::net::SocketAddr;
+
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::process::free_port;
+
+/// A door.
+#[derive(Debug)]
+pub struct Door {
+    address: SocketAddr,
+    service: SocketAddr,
+    keeper: Option<JoinHandle<()>>,
+}
+
+impl Door {
+    /// An open door to a service, which need not be there yet.
+    pub async fn to(service: SocketAddr) -> anyhow::Result<Self> {
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let mut door = Self {
+            address,
+            service,
+            keeper: None,
+        };
+        door.open().await?;
+        Ok(door)
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Opens it.
+    pub async fn open(&mut self) -> anyhow::Result<()> {
+        let listener = TcpListener::bind(self.address).await?;
+        self.keeper = Some(tokio::spawn(keep(listener, self.service)));
+        Ok(())
+    }
+
+    /// Shuts it.
+    pub async fn shut(&mut self) {
+        if let Some(keeper) = self.keeper.take() {
+            keeper.abort();
+            // With it go the listener and all connections.
+            let _ = keeper.await;
+        }
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.abort();
+        }
+    }
+}
+
+async fn keep(listener: TcpListener, service: SocketAddr) {
+    let mut visits = JoinSet::new();
+    while let Ok((mut visitor, _)) = listener.accept().await {
+        visits.spawn(async move {
+            if let Ok(mut inside) = TcpStream::connect(service).await {
+                // However it ends, both are gone after it.
+                let _ = copy_bidirectional(&mut visitor, &mut inside).await;
+            }
+        });
+        while visits.try_join_next().is_some() {}
+    }
+}

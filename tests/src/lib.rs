@@ -1,0 +1,8 @@
+//! The harness of the conformance suite and of the end-to-end stories: RabbitMQ nodes, processes
+//! of the real binary, the sandbox, and ways to wait for what a person would see.
+
+pub mod bot;
+pub mod door;
+pub mod process;
+pub mod rabbitmq;
+pub mod stage;

@@ -1,0 +1,108 @@
+//! End-to-end stories: the real binary in real processes, on both kinds of queue, in a world that
+//! behaves and misbehaves as Chatwork, SimSimi, the network and the operator's machine do. What is
+//! asserted is what a person in the room would see, and what it cost.
+
+mod answered;
+mod chatwork;
+mod ingress;
+mod interrupted;
+mod many;
+mod not_answered;
+mod simsimi;
+
+use chickwork_tests::stage::Kind;
+
+/// Tells a story on a runtime of its own.
+fn tell(story: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(story)
+}
+
+macro_rules! stories {
+    (
+        both: [$($chapter:ident: [$($story:ident),* $(,)?]),* $(,)?],
+        rabbitmq: [$($broker_chapter:ident: [$($broker_story:ident),* $(,)?]),* $(,)?],
+        once: [$($single_chapter:ident: [$($single_story:ident),* $(,)?]),* $(,)?] $(,)?
+    ) => {
+        mod sqlite {
+            use super::*;
+            $($(#[test] fn $story() -> anyhow::Result<()> { tell($chapter::$story(Kind::Sqlite)) })*)*
+        }
+        mod rabbitmq {
+            use super::*;
+            $($(#[test] fn $story() -> anyhow::Result<()> { tell($chapter::$story(Kind::Rabbitmq)) })*)*
+            $($(#[test] fn $broker_story() -> anyhow::Result<()> { tell($broker_chapter::$broker_story()) })*)*
+        }
+        mod once {
+            $($(#[test] fn $single_story() -> anyhow::Result<()> { super::tell(super::$single_chapter::$single_story()) })*)*
+        }
+    };
+}
+
+stories! {
+    both: [
+        answered: [
+            a_mention_is_answered_in_its_room_with_simsimis_words,
+            every_way_to_address_the_bot_is_answered,
+            what_was_said_is_asked_without_what_surrounds_it,
+            an_answer_cannot_call_everybody,
+            who_cannot_be_understood_gets_the_friendly_line,
+        ],
+        not_answered: [
+            what_is_not_meant_for_the_bot_is_ignored_with_its_reason,
+            a_flood_is_answered_up_to_the_limit,
+            without_a_fallback_line_the_bot_stays_silent,
+        ],
+        ingress: [
+            an_authentic_webhook_is_taken_however_it_is_signed,
+            what_is_not_authentic_is_refused_and_not_stored,
+            what_is_authentic_and_not_understood_is_kept,
+            old_and_new_token_both_work_while_rotating,
+            slow_clients_keep_nobody_waiting,
+        ],
+        simsimi: [
+            a_failing_simsimi_is_asked_again,
+            a_simsimi_out_of_reach_is_tried_again,
+            what_simsimi_never_answers_is_buried_with_the_last_error,
+            an_old_mention_expires_unasked,
+            a_wrong_key_is_found_out_at_the_first_question,
+        ],
+        chatwork: [
+            a_doubtful_post_is_looked_for_and_never_said_twice,
+            a_look_that_fails_is_repeated,
+            what_nobody_can_tell_is_left_to_a_person,
+            a_refused_reply_is_buried_with_chatworks_words,
+            a_chatwork_out_of_reach_is_tried_again,
+            a_taken_post_is_done_whatever_chatwork_says_about_it,
+            posting_pauses_when_chatwork_does_not_know_the_token,
+            after_the_accounts_limit_everything_is_posted,
+            a_rooms_limit_holds_up_that_room_alone,
+            within_its_limits_the_bot_is_never_refused,
+        ],
+        interrupted: [
+            killed_right_after_the_post_it_is_not_posted_again,
+            killed_right_before_the_post_it_is_posted_after_all,
+            who_is_frozen_in_mid_post_does_not_post_when_it_wakes,
+            a_message_told_many_times_is_answered_once,
+            a_stopped_process_finishes_what_it_holds,
+            the_second_signal_ends_a_process_at_once,
+            what_was_acknowledged_survives_a_kill_of_everything,
+            mentions_wait_for_workers,
+        ],
+        many: [
+            a_company_talks_at_once_and_each_is_answered_once,
+            workers_die_at_random_and_each_mention_is_answered_once,
+        ],
+    ],
+    rabbitmq: [
+        interrupted: [a_broker_that_restarts_loses_nothing],
+        ingress: [without_its_broker_the_ingress_says_503_and_recovers],
+    ],
+    once: [
+        // Pauses take a minute.
+        simsimi: [asking_pauses_when_simsimi_does_not_want_us],
+    ],
+}
