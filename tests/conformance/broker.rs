@@ -8,7 +8,7 @@ use chickwork_queue::event::BotName;
 use chickwork_queue::job::{Settlement, Work};
 use chickwork_queue::{Declare, Location, Queue, Settings};
 use chickwork_tests::stage::{Kind, Stage, an_event, next, nothing, settle, soon, within};
-use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::{ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 
 use super::tell;
@@ -94,6 +94,28 @@ fn a_binding_that_somebody_removed_is_noticed_and_comes_back() -> anyhow::Result
         );
         publish_until_stored(&queue, 3).await?;
         Ok(())
+    })
+}
+
+#[test]
+fn an_exchange_that_somebody_deleted_comes_back() -> anyhow::Result<()> {
+    on_a_broker(async |stage: Stage| {
+        let queue = stage.queue().await?;
+        publish_until_stored(&queue, 1).await?;
+        for name in ["in", "outcomes", "due"] {
+            let operator = stage.operator().await?.create_channel().await?;
+            let exchange = format!("{}.{name}", stage.namespace());
+            operator
+                .exchange_delete(exchange.as_str().into(), ExchangeDeleteOptions::default())
+                .await?;
+            publish_until_stored(&queue, 2).await?;
+            let marked = async { while queue.outcomes().mark().await.is_err() {} };
+            soon("a mark can be set", marked).await?;
+        }
+        let mut claims = queue.claim_asks(LIMIT);
+        let claim = next(&mut claims).await?;
+        let later = Settlement::Later(Duration::ZERO, chickwork_queue::job::Attempt::Counted);
+        settle(claim, later).await
     })
 }
 

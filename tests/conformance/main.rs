@@ -1,8 +1,9 @@
 //! The promises of the queue (see `docs/architecture.md`), as one list of stories that is told to
-//! both back ends. A new promise goes into [`stories`] first; what only a broker can do to us is in
-//! [`broker`].
+//! both back ends. A new promise goes into [`stories`] first; what only a broker or a file can do to
+//! us is in [`broker`] and [`file`].
 
 mod broker;
+mod file;
 mod stories;
 
 use chickwork_tests::stage::{Kind, Stage};
@@ -51,6 +52,8 @@ conformance! {
         a_job_that_comes_back_a_third_time_is_put_off,
         a_job_that_died_ten_times_is_buried_as_poison,
         a_settled_job_is_no_suspect_any_more,
+        being_put_off_without_a_try_forgets_no_deaths,
+        many_publishes_at_once_on_a_fresh_handle_are_all_stored,
         a_buried_job_is_listed_with_its_cause_and_listing_changes_nothing,
         a_retried_dead_letter_is_worked_on_again_and_aged_from_now,
         a_retried_reply_goes_back_to_be_posted,

@@ -372,6 +372,42 @@ pub(crate) async fn a_settled_job_is_no_suspect_any_more(stage: Stage) -> anyhow
     settle(claim, Settlement::Done).await
 }
 
+pub(crate) async fn being_put_off_without_a_try_forgets_no_deaths(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    let queue = stage.queue().await?;
+    queue.publisher().publish(&an_event(1)).await?;
+    let mut claims = queue.claim_asks(LIMIT);
+    drop(next(&mut claims).await?);
+    let claim = next(&mut claims).await?;
+    settle(
+        claim,
+        Settlement::Later(Duration::ZERO, Attempt::NotCounted),
+    )
+    .await?;
+    let claim = next(&mut claims).await?;
+    ensure!(
+        claim.job().deaths == 1,
+        "nothing was tried, so nothing is proved"
+    );
+    settle(claim, Settlement::Done).await
+}
+
+pub(crate) async fn many_publishes_at_once_on_a_fresh_handle_are_all_stored(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    stage.queue().await?;
+    let fresh = Queue::open(stage.settings()?).await?;
+    let publishes = (0..200).map(|number| {
+        let publisher = fresh.publisher();
+        async move { publisher.publish(&an_event(number)).await }
+    });
+    for stored in futures_util::future::join_all(publishes).await {
+        stored?;
+    }
+    Ok(())
+}
+
 pub(crate) async fn a_buried_job_is_listed_with_its_cause_and_listing_changes_nothing(
     stage: Stage,
 ) -> anyhow::Result<()> {

@@ -129,18 +129,29 @@ impl Roles {
 
     /// Waits until the process is to stop, or cannot go on.
     pub(crate) async fn until_stopped(&mut self) -> anyhow::Result<()> {
-        let broken = async {
+        let ingress = async {
             match &mut self.ingress {
                 Some(ingress) => ingress.ended().await,
                 None => std::future::pending().await,
             }
         };
+        let worker = async {
+            match &mut self.worker {
+                Some(worker) => worker.ended().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = self.shutdown.requested() => Ok(()),
-            ended = broken => Err(match ended {
-                Ok(()) => anyhow::anyhow!("the ingress has ended by itself"),
-                Err(error) => anyhow::Error::new(error).context("the ingress has failed"),
-            }),
+            ended = ingress => {
+                // Nothing is left to be stopped.
+                self.ingress = None;
+                Err(match ended {
+                    Ok(()) => anyhow::anyhow!("the ingress has ended by itself"),
+                    Err(error) => anyhow::Error::new(error).context("the ingress has failed"),
+                })
+            }
+            broken = worker => Err(anyhow::Error::new(broken).context("the worker has failed")),
         }
     }
 

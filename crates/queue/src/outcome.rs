@@ -2,6 +2,10 @@
 //!
 //! Intents and results of posts are the write-ahead log of the post step: they are stored, confirmed,
 //! before anything else happens. Everything else is best effort and for people.
+//!
+//! Releases run side by side and read each other's lines, and a line that cannot be read is passed
+//! over. So `intent`, `posted` and `not_posted` keep their names, their meaning and every field
+//! that they have; what is added to them later is optional. Frozen examples: `tests/data/outcomes.v1.jsonl`.
 
 use chickwork_chatwork::id::{AccountId, MessageId, RoomId};
 use jiff::Timestamp;
@@ -80,6 +84,10 @@ pub enum What {
         reason: String,
         /// Whether a request reached Chatwork, and so counts against its limits.
         called: bool,
+        /// The time of the intent that this is the result of; a line without one is a person's
+        /// word about the message as a whole. A late line must not close a successor's intent.
+        #[serde(default)]
+        intended_at: Option<Timestamp>,
     },
     /// The room was read to see whether the reply is there.
     Looked {

@@ -121,6 +121,8 @@ async fn consider(
 
     let Some(question) = understand::question(message, &me) else {
         let decision = decide(Happened::NothingToAsk, &situation);
+        // Nobody was asked, so no line in the log tells other processes: each of them counts for
+        // itself what it answers in this way. It costs nothing, and ends bot loops all the same.
         if let Some(reservation) = &mut hands.reservation {
             reservation.used = decision == Decision::SayFallback;
         }
@@ -269,10 +271,11 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if !self.used {
-            self.history
-                .memory()
-                .release(self.room, self.sender, self.id);
+        let mut memory = self.history.memory();
+        if self.used {
+            memory.answered_to(self.room, self.sender, self.id, Timestamp::now());
+        } else {
+            memory.release(self.room, self.sender, self.id);
         }
     }
 }

@@ -6,7 +6,7 @@
 //! here is the truth except up to a [`barrier`](History::barrier): whatever was stored before that
 //! is known after it. Everything is forgotten in time, so memory is bounded by the rate of answers.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use chickwork_queue::job::{Cause, Step};
 use chickwork_queue::outcome::{Outcome, What};
 use chickwork_queue::{Entry, Outcomes, QueueError};
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::decide::LOOK_AFTER_SILENCE;
@@ -30,6 +30,12 @@ const ROOM_CLOSED: SignedDuration = SignedDuration::from_mins(10);
 
 /// How long a barrier may take: setting the mark, and reading up to it.
 const BARRIER: Duration = Duration::from_secs(20);
+
+/// The first wait after a barrier that was not passed; it doubles.
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
+
+/// The longest wait between two barriers that were not passed.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// How many of the marks read last are remembered; every process that shares the store sets some.
 const MARKS: usize = 256;
@@ -53,7 +59,18 @@ pub(crate) enum NotCaughtUp {
 pub(crate) struct History {
     outcomes: Outcomes,
     memory: Mutex<Memory>,
-    marks: watch::Sender<VecDeque<uuid::Uuid>>,
+    progress: watch::Sender<Progress>,
+    /// Whether the last barrier was passed.
+    caught_up: watch::Sender<Result<(), String>>,
+    /// Asks the follower to begin again.
+    silent: Notify,
+}
+
+/// How far the follower has come.
+#[derive(Debug, Default)]
+struct Progress {
+    entries: u64,
+    marks: VecDeque<uuid::Uuid>,
 }
 
 impl History {
@@ -62,45 +79,97 @@ impl History {
         Self {
             outcomes,
             memory: Mutex::new(Memory::new(bot, max_age + BEYOND_MAX_AGE, Timestamp::now())),
-            marks: watch::Sender::new(VecDeque::new()),
+            progress: watch::Sender::default(),
+            caught_up: watch::Sender::new(Err(
+                "the outcomes of earlier events are being read".to_owned()
+            )),
+            silent: Notify::new(),
         }
     }
 
-    /// Reads from as far back as is remembered, and goes on for ever.
+    /// Reads from as far back as is remembered, and goes on for ever. Begins again when nothing is
+    /// read though something is there: what is read twice changes nothing.
     pub(crate) async fn follow(self: Arc<Self>) {
-        let since = self.memory().horizon(Timestamp::now());
-        let mut follow = self.outcomes.follow(since);
         loop {
-            match follow.next().await {
-                Entry::Outcome(outcome) => {
-                    self.memory()
-                        .apply(&outcome, Origin::Store, Timestamp::now(), Instant::now());
+            let since = self.memory().horizon(Timestamp::now());
+            let mut follow = self.outcomes.follow(since);
+            loop {
+                tokio::select! {
+                    entry = follow.next() => self.take_in(entry),
+                    () = self.silent.notified() => break,
                 }
-                Entry::Mark(mark) => self.marks.send_modify(|marks| {
-                    marks.push_back(mark);
-                    if marks.len() > MARKS {
-                        marks.pop_front();
-                    }
-                }),
             }
+            log::warn!("the outcomes are silent: they are read again from where memory begins");
         }
+    }
+
+    fn take_in(&self, entry: Entry) {
+        let mark = match entry {
+            Entry::Outcome(outcome) => {
+                let (now, instant) = (Timestamp::now(), Instant::now());
+                self.memory().apply(&outcome, Origin::Store, now, instant);
+                None
+            }
+            Entry::Mark(mark) => Some(mark),
+        };
+        self.progress.send_modify(|progress| {
+            progress.entries += 1;
+            progress.marks.extend(mark);
+            if progress.marks.len() > MARKS {
+                progress.marks.pop_front();
+            }
+        });
     }
 
     /// Returns when everything that was stored before this call is remembered.
     pub(crate) async fn barrier(&self) -> Result<(), NotCaughtUp> {
-        let caught_up = async {
-            let mark = self.outcomes.mark().await?;
+        let passed = self.pass(Instant::now() + BARRIER).await;
+        let told = passed.as_ref().copied().map_err(NotCaughtUp::to_string);
+        self.caught_up.send_modify(|caught_up| *caught_up = told);
+        passed
+    }
+
+    async fn pass(&self, until: Instant) -> Result<(), NotCaughtUp> {
+        let mark = tokio::time::timeout_at(until, self.outcomes.mark()).await;
+        let mark = mark.map_err(|_| NotCaughtUp::TooSlow)??;
+        let mut progress = self.progress.subscribe();
+        let entries = progress.borrow().entries;
+        let read = progress.wait_for(|progress| progress.marks.contains(&mark));
+        // The sender lives in `self`: the wait cannot end by its absence.
+        if tokio::time::timeout_at(until, read).await.is_ok() {
+            return Ok(());
+        }
+        // A follower that is merely behind gets there, and would not if it began again. One that
+        // reads nothing, though a mark is stored, waits for something that never comes: its place in
+        // the store is none any more, or the broker has forgotten its consumer.
+        if self.progress.borrow().entries == entries {
+            self.silent.notify_one();
+        }
+        Err(NotCaughtUp::TooSlow)
+    }
+
+    /// Tries, for ever, to pass a barrier whenever the last one was not passed: a process that has
+    /// nothing to post finds out as well that the outcomes can be read again.
+    pub(crate) async fn keep_up(self: Arc<Self>) {
+        let mut caught_up = self.caught_up();
+        let mut wait = SHORTEST_WAIT;
+        loop {
             // The sender lives in `self`: the wait cannot end by its absence.
-            let _ = self
-                .marks
-                .subscribe()
-                .wait_for(|marks| marks.contains(&mark))
-                .await;
-            Ok(())
-        };
-        tokio::time::timeout(BARRIER, caught_up)
-            .await
-            .unwrap_or(Err(NotCaughtUp::TooSlow))
+            let _ = caught_up.wait_for(Result::is_err).await;
+            match self.barrier().await {
+                Ok(()) => wait = SHORTEST_WAIT,
+                Err(error) => {
+                    log::warn!("not ready: {error}");
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                }
+            }
+        }
+    }
+
+    /// Whether the outcomes were read up to the last mark; an error is a sentence.
+    pub(crate) fn caught_up(&self) -> watch::Receiver<Result<(), String>> {
+        self.caught_up.subscribe()
     }
 
     /// Remembers what this process did, before or after the store hears of it.
@@ -129,7 +198,7 @@ pub(crate) enum Post {
     InDoubt {
         /// It was this process that meant to.
         here: bool,
-        /// When the intent was written, by its writer's clock.
+        /// When the intent was written: by its writer's clock, but not after it was read.
         intended_at: Timestamp,
         /// From when on a look tells.
         look_at: Instant,
@@ -163,8 +232,8 @@ pub(crate) struct Memory {
     keep: SignedDuration,
     forgotten_at: Timestamp,
     stories: HashMap<(RoomId, MessageId), Story>,
-    /// Lines of the write-ahead log that were applied already; they may be read again.
-    applied: HashSet<(Timestamp, EventId, Line)>,
+    /// Lines that were applied already, and when; they may be read again.
+    applied: HashMap<(Timestamp, EventId, Line), Timestamp>,
     /// Calls by all processes, by the intent or look that made them.
     calls: HashMap<(Timestamp, EventId), Call>,
     closed: HashMap<RoomId, Timestamp>,
@@ -179,6 +248,7 @@ struct Story {
     touched: Timestamp,
     answered_by: Option<EventId>,
     post: Post,
+    /// The latest intent, as its writer dated it.
     intent: Option<(Timestamp, EventId)>,
 }
 
@@ -194,6 +264,7 @@ enum Line {
     Posted,
     NotPosted,
     Looked,
+    Refused,
 }
 
 #[derive(Debug)]
@@ -218,7 +289,7 @@ impl Memory {
             keep: SignedDuration::try_from(keep).unwrap_or(SignedDuration::MAX),
             forgotten_at: now,
             stories: HashMap::new(),
-            applied: HashSet::new(),
+            applied: HashMap::new(),
             calls: HashMap::new(),
             closed: HashMap::new(),
             senders: HashMap::new(),
@@ -368,6 +439,11 @@ impl Memory {
     }
 
     /// Takes in one outcome. Applying one twice changes nothing.
+    ///
+    /// What it tells about happened `at` its writer's time, and not after `now`: a clock that is
+    /// ahead must not let a post seem younger than it is, or a line be immortal. How long it is
+    /// remembered counts from `now`, whatever its date: a clock that is behind must not make an
+    /// intent be forgotten.
     pub(crate) fn apply(
         &mut self,
         outcome: &Outcome,
@@ -375,14 +451,13 @@ impl Memory {
         now: Timestamp,
         instant: Instant,
     ) {
-        // A clock that is ahead must not make a line immortal.
-        let at = outcome.at.min(now);
-        if outcome.bot != self.bot || at < self.horizon(now) {
+        if outcome.bot != self.bot {
             return;
         }
         self.forget(now);
+        let at = outcome.at.min(now);
         if let What::Later { reason, .. } = &outcome.what {
-            self.put_off.insert(outcome.id, (at, reason.clone()));
+            self.put_off.insert(outcome.id, (now, reason.clone()));
         } else if matches!(outcome.what, What::Dead { .. } | What::Posted { .. }) {
             self.put_off.remove(&outcome.id);
         }
@@ -393,10 +468,10 @@ impl Memory {
             What::Asked { result, sender, .. }
                 if matches!(result.as_str(), ANSWERED | NO_ANSWER) =>
             {
-                self.asked(key.room_id, *sender, outcome.id, at);
+                self.answered_to(key.room_id, *sender, outcome.id, at);
             }
             What::ReplyStored { .. } => {
-                let story = self.story(key, at);
+                let story = self.story(key, now);
                 story.answered_by.get_or_insert(outcome.id);
             }
             What::Dead {
@@ -404,26 +479,26 @@ impl Memory {
                 cause: Cause::Refused,
                 status: Some(403 | 404),
                 ..
-            } => {
+            } if self.is_new(outcome, Line::Refused, now) => {
                 let closed = self.closed.entry(key.room_id).or_insert(at);
                 *closed = (*closed).max(at);
             }
-            What::Intent { .. } if self.is_new(outcome, Line::Intent) => {
-                let call = (outcome.at, outcome.id);
-                self.call(call, at, Some(key.room_id), origin);
-                let story = self.story(key, at);
-                story.intent = Some(call);
+            What::Intent { .. } if self.is_new(outcome, Line::Intent, now) => {
+                let intent = (outcome.at, outcome.id);
+                self.call(intent, at, Some(key.room_id), origin);
+                let story = self.story(key, now);
+                story.intent = Some(intent);
                 if !story.is_posted() {
                     story.post = Post::InDoubt {
                         here: origin == Origin::Here,
-                        intended_at: outcome.at,
+                        intended_at: at,
                         look_at: instant + LOOK_AFTER_SILENCE,
                     };
                 }
             }
-            What::Posted { found, .. } if self.is_new(outcome, Line::Posted) => {
+            What::Posted { found, .. } if self.is_new(outcome, Line::Posted, now) => {
                 self.closed.remove(&key.room_id);
-                let story = self.story(key, at);
+                let story = self.story(key, now);
                 story.post = Post::Posted { by: outcome.id };
                 if let Some(call) = story.intent
                     && !found
@@ -431,40 +506,52 @@ impl Memory {
                     self.call_answered(call, at);
                 }
             }
-            What::NotPosted { called, .. } if self.is_new(outcome, Line::NotPosted) => {
-                let story = self.story(key, at);
-                if !story.is_posted() {
+            What::NotPosted {
+                called,
+                intended_at,
+                ..
+            } if self.is_new(outcome, Line::NotPosted, now) => {
+                let intent = intended_at.map(|at| (at, outcome.id));
+                let story = self.story(key, now);
+                // Late, it must not end the doubt about what a successor has begun meanwhile.
+                let ends_doubt = intent.is_none() || intent == story.intent;
+                if ends_doubt && !story.is_posted() {
                     story.post = Post::Unbegun;
                 }
-                match story.intent {
+                match intent {
                     Some(call) if *called => self.call_answered(call, at),
-                    Some(call) => drop(self.calls.remove(&call)),
+                    Some(call) => {
+                        self.calls.remove(&call);
+                    }
                     // A person overrules: that it was decided is all that has to be known.
-                    None => story.intent = Some((outcome.at, outcome.id)),
+                    None => {
+                        story.intent.get_or_insert((outcome.at, outcome.id));
+                    }
                 }
             }
-            What::Looked { .. } if self.is_new(outcome, Line::Looked) => {
+            What::Looked { .. } if self.is_new(outcome, Line::Looked, now) => {
                 self.call((outcome.at, outcome.id), at, None, origin);
             }
             _ => {}
         }
     }
 
-    fn is_new(&mut self, outcome: &Outcome, line: Line) -> bool {
-        self.applied.insert((outcome.at, outcome.id, line))
+    fn is_new(&mut self, outcome: &Outcome, line: Line, now: Timestamp) -> bool {
+        let key = (outcome.at, outcome.id, line);
+        self.applied.insert(key, now).is_none()
     }
 
-    fn story(&mut self, key: AnswerKey, at: Timestamp) -> &mut Story {
+    fn story(&mut self, key: AnswerKey, now: Timestamp) -> &mut Story {
         let story = self
             .stories
             .entry((key.room_id, key.message_id))
             .or_insert(Story {
-                touched: at,
+                touched: now,
                 answered_by: None,
                 post: Post::Unbegun,
                 intent: None,
             });
-        story.touched = story.touched.max(at);
+        story.touched = now;
         story
     }
 
@@ -486,7 +573,14 @@ impl Memory {
         }
     }
 
-    fn asked(&mut self, room: RoomId, sender: AccountId, id: EventId, at: Timestamp) {
+    /// The event was answered, whoever reserved that: it counts from now on as long as is remembered.
+    pub(crate) fn answered_to(
+        &mut self,
+        room: RoomId,
+        sender: AccountId,
+        id: EventId,
+        at: Timestamp,
+    ) {
         let all = self.senders.entry((room, sender)).or_default();
         match all.iter_mut().find(|asked| asked.id == id) {
             Some(asked) => asked.pending = false,
@@ -505,7 +599,7 @@ impl Memory {
         self.forgotten_at = now;
         let horizon = self.horizon(now);
         self.stories.retain(|_, story| story.touched >= horizon);
-        self.applied.retain(|(at, ..)| *at >= horizon);
+        self.applied.retain(|_, applied| *applied >= horizon);
         self.calls.retain(|_, call| call.at >= horizon);
         self.closed
             .retain(|_, closed| now.duration_since(*closed) < ROOM_CLOSED);
@@ -621,10 +715,11 @@ mod tests {
         }
     }
 
-    fn not_posted(called: bool) -> What {
+    fn not_posted(called: bool, intent: Option<&Outcome>) -> What {
         What::NotPosted {
             reason: String::new(),
             called,
+            intended_at: intent.map(|intent| intent.at),
         }
     }
 
@@ -647,49 +742,121 @@ mod tests {
 
     #[test]
     fn the_last_line_of_the_write_ahead_log_tells_what_may_be_done() {
-        let id = EventId::fresh();
+        enum Line {
+            Intent,
+            Posted { found: bool },
+            NotPosted,
+            Overruled,
+        }
+        use Line::{Intent, NotPosted, Overruled, Posted};
+        let posted_here = |post| matches!(post, Post::Posted { .. });
         let in_doubt = |post| matches!(post, Post::InDoubt { here: false, .. });
+        let unbegun = |post| post == Post::Unbegun;
         type Expected = fn(Post) -> bool;
-        let table: [(&[What], Expected); 7] = [
-            (&[], |post| post == Post::Unbegun),
-            (&[intent()], in_doubt),
-            (&[intent(), not_posted(true)], |post| post == Post::Unbegun),
-            (&[intent(), not_posted(false), intent()], in_doubt),
-            (&[intent(), posted(false)], |post| {
-                matches!(post, Post::Posted { .. })
-            }),
-            (&[intent(), posted(true), intent()], |post| {
-                matches!(post, Post::Posted { .. })
-            }),
-            (&[intent(), posted(false), not_posted(true)], |post| {
-                matches!(post, Post::Posted { .. })
-            }),
+        let table: [(&[Line], Expected); 9] = [
+            (&[], unbegun),
+            (&[Intent], in_doubt),
+            (&[Intent, NotPosted], unbegun),
+            (&[Intent, NotPosted, Intent], in_doubt),
+            (&[Intent, Overruled], unbegun),
+            (&[Intent, Overruled, Intent], in_doubt),
+            (&[Intent, Posted { found: false }], posted_here),
+            (&[Intent, Posted { found: true }, Intent], posted_here),
+            (&[Intent, Posted { found: false }, NotPosted], posted_here),
         ];
-        for (lines, expected) in table {
-            let mut told = Told::new();
-            for line in lines {
-                told.read(id, line.clone());
+        for (number, (lines, expected)) in table.iter().enumerate() {
+            let (mut told, id) = (Told::new(), EventId::fresh());
+            let mut last_intent = None;
+            for line in *lines {
+                match line {
+                    Intent => last_intent = Some(told.read(id, intent())),
+                    Posted { found } => drop(told.read(id, posted(*found))),
+                    NotPosted => drop(told.read(id, not_posted(true, last_intent.as_ref()))),
+                    Overruled => drop(told.read(id, not_posted(false, None))),
+                }
                 told.pass(1);
             }
-            assert!(expected(told.post()), "{lines:?}: {:?}", told.post());
+            assert!(expected(told.post()), "row {number}: {:?}", told.post());
+        }
+    }
+
+    #[test]
+    fn a_late_result_does_not_end_the_doubt_about_a_successors_intent() {
+        for same_event in [true, false] {
+            let (mut told, id) = (Told::new(), EventId::fresh());
+            let frozen = told.read(id, intent());
+            told.pass(20);
+            let successors = if same_event { id } else { EventId::fresh() };
+            let successor = told.read(successors, intent());
+            told.pass(1);
+            told.read(id, not_posted(false, Some(&frozen)));
+            assert!(matches!(told.post(), Post::InDoubt { intended_at, .. }
+                if intended_at == successor.at));
+            // The call that it was about is free all the same.
+            assert_eq!(told.memory.calls_by_others(told.now).len(), 1);
+            told.read(successors, not_posted(true, Some(&successor)));
+            assert_eq!(told.post(), Post::Unbegun);
         }
     }
 
     #[test]
     fn reading_again_what_was_written_here_changes_nothing() {
         let (mut told, id) = (Told::new(), EventId::fresh());
-        let mut lines = Vec::new();
-        for what in [intent(), not_posted(true), intent()] {
-            lines.push(told.wrote(id, what));
-            told.pass(1);
-        }
+        let first = told.wrote(id, intent());
+        told.pass(1);
+        let not_posted = told.wrote(id, not_posted(true, Some(&first)));
+        told.pass(1);
+        let second = told.wrote(id, intent());
+        told.pass(1);
         let before = told.post();
         assert!(matches!(before, Post::InDoubt { here: true, .. }));
-        for line in &lines {
+        for line in [&first, &not_posted, &second] {
             told.apply(line, Origin::Store);
         }
         assert_eq!(told.post(), before);
         assert!(told.memory.calls_by_others(told.now).is_empty());
+    }
+
+    #[test]
+    fn reading_again_does_not_close_a_room_that_was_opened_since() {
+        let (mut told, id) = (Told::new(), EventId::fresh());
+        let lines = [told.read(id, refused(403)), told.read(id, posted(false))];
+        for line in &lines {
+            told.apply(line, Origin::Store);
+        }
+        assert!(!told.memory.is_closed(ROOM, None, told.now));
+    }
+
+    #[test]
+    fn an_intent_counts_however_far_behind_its_writers_clock_is() {
+        let (mut told, id) = (Told::new(), EventId::fresh());
+        let behind = Outcome {
+            at: told.now - 3 * KEEP,
+            ..told.outcome(id, intent())
+        };
+        told.apply(&behind, Origin::Store);
+        told.pass(KEEP.as_secs() - 1);
+        told.read(EventId::fresh(), asked(ANSWERED));
+        assert!(matches!(told.post(), Post::InDoubt { .. }));
+        // And it is still known to be the same one.
+        told.memory.resolved(&key(), behind.at);
+        told.apply(&behind, Origin::Store);
+        assert_eq!(told.post(), Post::Unbegun);
+    }
+
+    #[test]
+    fn an_intent_is_not_younger_than_its_reading_however_far_ahead_its_writers_clock_is() {
+        let mut told = Told::new();
+        let ahead = Outcome {
+            at: told.now + Duration::from_secs(600),
+            ..told.outcome(EventId::fresh(), intent())
+        };
+        told.apply(&ahead, Origin::Store);
+        let now = told.now;
+        assert!(matches!(told.post(), Post::InDoubt { intended_at, .. } if intended_at == now));
+        let result = not_posted(false, Some(&ahead));
+        told.read(ahead.id, result);
+        assert_eq!(told.post(), Post::Unbegun, "its result is known by its own date");
     }
 
     #[test]
@@ -859,8 +1026,8 @@ mod tests {
             },
         );
         let not_sent = EventId::fresh();
-        told.read(not_sent, intent());
-        told.read(not_sent, not_posted(false));
+        let intent = told.read(not_sent, intent());
+        told.read(not_sent, not_posted(false, Some(&intent)));
         told.pass(3);
         let mut calls = told.memory.calls_by_others(told.now);
         calls.sort();
@@ -881,7 +1048,7 @@ mod tests {
     #[test]
     fn everything_is_forgotten_in_time() {
         let (mut told, id) = (Told::new(), EventId::fresh());
-        for what in [asked(ANSWERED), intent(), refused(403), not_posted(true)] {
+        for what in [asked(ANSWERED), intent(), refused(403), not_posted(true, None)] {
             told.read(id, what);
         }
         told.read(
@@ -899,12 +1066,5 @@ mod tests {
         let memory = &told.memory;
         assert!(memory.stories.is_empty() && memory.applied.is_empty() && memory.calls.is_empty());
         assert!(memory.closed.is_empty() && memory.senders.is_empty() && memory.put_off.is_empty());
-        // What is older than the memory is not taken in either.
-        let old = Outcome {
-            at: told.now - KEEP - Duration::from_secs(1),
-            ..told.outcome(id, intent())
-        };
-        told.apply(&old, Origin::Store);
-        assert_eq!(told.post(), Post::Unbegun);
     }
 }

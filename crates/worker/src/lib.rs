@@ -30,7 +30,7 @@ use chickwork_chatwork::id::AccountId;
 use chickwork_queue::event::BotName;
 
 pub use crate::limits::Limit;
-pub use crate::worker::{Readiness, Stopped, Worker};
+pub use crate::worker::{Broken, Readiness, Stopped, Worker};
 
 /// How a worker works.
 #[derive(Debug, Clone)]

@@ -4,6 +4,9 @@
 //! is sent, a *result* after it: posted, or certainly not. An intent without a result is a doubt,
 //! and a doubt is resolved by looking, never by posting on the chance.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use chickwork_chatwork::id::MessageId;
@@ -30,10 +33,9 @@ use crate::understand::Reason;
 /// not post behind its successor's back.
 const SEND_WITHIN: Duration = Duration::from_secs(2);
 
-/// That a post was certainly not made is written only within this time after its intent was begun.
-/// Later a successor may have written an intent of its own, which our result would seem to be
-/// about; it looks, and so intends, after [`LOOK_AFTER_SILENCE`] at the earliest.
-const RESULT_WITHIN: Duration = Duration::from_secs(13);
+/// A call that is not over so long after its intent was begun is dropped: [`SEND_WITHIN`], and the
+/// 10 s that the client gives a call. A successor looks after [`LOOK_AFTER_SILENCE`], which is later.
+const OVER_WITHIN: Duration = Duration::from_secs(12);
 
 /// Another claim for the same message is being worked on in this process.
 const BEING_POSTED: Duration = Duration::from_secs(2);
@@ -246,8 +248,8 @@ impl PostStep<'_> {
         desk.history.wrote(&looked);
 
         if matches!(seen, Seen::Absent) {
-            // Only here, not in the log: by now a successor may have written an intent of its own,
-            // and a result of ours would seem to be about that one.
+            // Only here, not in the log: what is posted now has an intent of its own there, and a
+            // successor that finds the old one alone had better look for itself.
             let key = self.reply.answer_key();
             desk.history.memory().resolved(&key, intended_at);
         }
@@ -303,11 +305,13 @@ impl PostStep<'_> {
         match tokio::time::timeout(SEND_WITHIN, self.claim.intend(&intent)).await {
             Ok(Ok(())) if begun.elapsed() <= SEND_WITHIN => {}
             Ok(Ok(())) => {
-                let not_posted = self.not_posted(too_late, false, &begun);
-                return subject.not_yet(NOT_INTENDED, too_late).after(not_posted);
+                let not_posted = self.not_posted(too_late, false, &intent);
+                return subject
+                    .not_yet(NOT_INTENDED, too_late)
+                    .after([not_posted]);
             }
-            // No result without a confirmed intent: perhaps the claim is somebody else's by now, and
-            // the intent in the log is theirs.
+            // No result without a confirmed intent: perhaps the claim is somebody else's by now. If
+            // it was stored after all, it is a doubt.
             Ok(Err(error)) => {
                 let why = format!("not sent, the intent could not be stored: {error}");
                 return subject.not_yet(NOT_INTENDED, why);
@@ -316,10 +320,8 @@ impl PostStep<'_> {
         }
 
         ticket.sent();
-        let answer = desk
-            .chatwork
-            .post(self.reply.room_id, &self.reply.text)
-            .await;
+        let call = desk.chatwork.post(self.reply.room_id, &self.reply.text);
+        let answer = while_in_time(|| begun.elapsed(), call).await;
         let took = begun.elapsed();
         called("chatwork", chatwork_result(&answer), took);
         let happened = match &answer {
@@ -358,7 +360,7 @@ impl PostStep<'_> {
             }
             decision => self.dead(decision, error.to_string()),
         };
-        ending.after(self.not_posted(&error.to_string(), called, &begun))
+        ending.after([self.not_posted(&error.to_string(), called, &intent)])
     }
 
     /// Tells pause and limits what the answer to a post says about them; how long the step pauses.
@@ -404,16 +406,15 @@ impl PostStep<'_> {
         self.subject.done().and(posted)
     }
 
-    /// It is certainly not in the room; nothing, when that comes too late to be written.
-    fn not_posted(&self, reason: &str, called: bool, begun: &Begun) -> Option<Outcome> {
-        (begun.elapsed() < RESULT_WITHIN).then(|| {
-            let not_posted = self.subject.outcome(What::NotPosted {
-                reason: reason.to_owned(),
-                called,
-            });
-            self.desk.history.wrote(&not_posted);
-            not_posted
-        })
+    /// What was intended is certainly not in the room.
+    fn not_posted(&self, reason: &str, called: bool, intent: &Outcome) -> Outcome {
+        let not_posted = self.subject.outcome(What::NotPosted {
+            reason: reason.to_owned(),
+            called,
+            intended_at: Some(intent.at),
+        });
+        self.desk.history.wrote(&not_posted);
+        not_posted
     }
 
     /// In doubt, and it cannot be looked now. That has an end as well.
@@ -454,6 +455,28 @@ impl PostStep<'_> {
     }
 }
 
+/// The call's answer, if it comes before [`OVER_WITHIN`] has elapsed, which is asked before every
+/// step that the call makes.
+///
+/// The client has time limits of its own, but its clock stands still while a machine is suspended:
+/// on waking it would go on looking up, connecting and at last posting as if nothing had happened,
+/// behind a successor that has looked and posted. (What was handed to the kernel before the machine
+/// fell asleep is out of reach. That is the blink of an eye, not the seconds that connecting takes.)
+async fn while_in_time<T>(
+    elapsed: impl Fn() -> Duration,
+    call: impl Future<Output = Result<T, CallError>>,
+) -> Result<T, CallError> {
+    let mut call = pin!(call);
+    poll_fn(|context| {
+        if elapsed() > OVER_WITHIN {
+            let why = "it took too long; was this machine asleep?".to_owned();
+            return Poll::Ready(Err(CallError::InDoubt(why)));
+        }
+        call.as_mut().poll(context)
+    })
+    .await
+}
+
 /// A moment, by two clocks: the one stands still while a machine sleeps, the other can be set.
 struct Begun {
     instant: Instant,
@@ -473,5 +496,49 @@ impl Begun {
         let by_clock = Timestamp::now().duration_since(self.clock);
         let by_clock = Duration::try_from(by_clock).unwrap_or(Duration::ZERO);
         self.instant.elapsed().max(by_clock)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// A call of several steps, each of which takes a while by the wall clock.
+    async fn steps(
+        clock: &Cell<Duration>,
+        each: [Duration; 3],
+        sent: &Cell<bool>,
+    ) -> Result<(), CallError> {
+        for step in each {
+            clock.set(clock.get() + step);
+            tokio::task::yield_now().await;
+        }
+        sent.set(true);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_wakes_late_goes_on_with_no_post() {
+        let seconds = Duration::from_secs;
+        let table = [
+            ([seconds(1), seconds(1), seconds(1)], true),
+            ([seconds(4), seconds(4), seconds(4)], true),
+            // Asleep while looking up, connecting, greeting.
+            ([seconds(3600), seconds(0), seconds(0)], false),
+            ([seconds(1), seconds(3600), seconds(0)], false),
+            ([seconds(1), seconds(1), seconds(3600)], false),
+        ];
+        for (each, expected) in table {
+            let (clock, sent) = (Cell::new(Duration::ZERO), Cell::new(false));
+            let answer = while_in_time(|| clock.get(), steps(&clock, each, &sent)).await;
+            assert_eq!(sent.get(), expected, "{each:?}");
+            assert_eq!(answer.is_ok(), expected, "{each:?}");
+            assert!(
+                answer.is_ok() || matches!(answer, Err(CallError::InDoubt(_))),
+                "what was on its way may have arrived"
+            );
+        }
     }
 }

@@ -10,7 +10,7 @@ use chickwork_clients::simsimi::SimSimi;
 use chickwork_queue::job::Step;
 use chickwork_queue::{Claim, Claims, Queue};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::{JoinError, JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
 
 use crate::desk::Desk;
 use crate::who::{self, Known};
@@ -18,12 +18,6 @@ use crate::{Settings, ask, post};
 
 /// Posts in flight. Few: the rate limits are tight, and each one is a doubt if this process dies.
 const POSTS_IN_FLIGHT: u16 = 4;
-
-/// The first wait after the outcomes could not be read; it doubles.
-const SHORTEST_WAIT: Duration = Duration::from_secs(1);
-
-/// The longest wait after the outcomes could not be read.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// A running worker.
 #[derive(Debug)]
@@ -33,7 +27,7 @@ pub struct Worker {
     drain: Duration,
     run: JoinHandle<bool>,
     /// What goes on for ever beside it.
-    background: Vec<JoinHandle<()>>,
+    background: JoinSet<()>,
 }
 
 /// How a worker has stopped.
@@ -43,11 +37,18 @@ pub struct Stopped {
     pub clean: bool,
 }
 
+/// A worker cannot go on: one of the tasks that it consists of has ended by itself, in a panic.
+#[derive(Debug, thiserror::Error)]
+#[error("a part of the worker has ended by itself")]
+pub struct Broken(#[source] Option<JoinError>);
+
 /// Whether a worker is able to do its job; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Readiness {
     known: watch::Receiver<Known>,
     caught_up: watch::Receiver<Result<(), String>>,
+    /// Every task that the worker consists of.
+    parts: Arc<[AbortHandle]>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,25 +64,25 @@ impl Worker {
     /// Starts working; the runtime must be running.
     pub fn start(settings: Settings, queue: Queue, simsimi: SimSimi, chatwork: Chatwork) -> Self {
         let (known, told) = watch::channel(who::unknown());
-        let waiting = "the outcomes of earlier events are being read".to_owned();
-        let (caught_up, reading) = watch::channel(Err(waiting));
         let (stage, _) = watch::channel(Stage::Working);
         let drain = settings.drain;
 
         let desk = Desk::new(settings, &queue, simsimi, chatwork, told.clone());
-        let background = vec![
-            tokio::spawn(Arc::clone(&desk.history).follow()),
-            tokio::spawn(who::keep_asking(
-                desk.chatwork.clone(),
-                desk.limiter.clone(),
-                known,
-            )),
+        let caught_up = desk.history.caught_up();
+        let mut background = JoinSet::new();
+        let asking = who::keep_asking(desk.chatwork.clone(), desk.limiter.clone(), known);
+        let mut parts = vec![
+            background.spawn(Arc::clone(&desk.history).follow()),
+            background.spawn(Arc::clone(&desk.history).keep_up()),
+            background.spawn(asking),
         ];
-        let run = tokio::spawn(run(Arc::new(desk), queue, caught_up, stage.subscribe()));
+        let run = tokio::spawn(run(Arc::new(desk), queue, stage.subscribe()));
+        parts.push(run.abort_handle());
         Self {
             readiness: Readiness {
                 known: told,
-                caught_up: reading,
+                caught_up,
+                parts: parts.into(),
             },
             stage,
             drain,
@@ -95,9 +96,22 @@ impl Worker {
         self.readiness.clone()
     }
 
+    /// Waits until a part of the worker has ended by itself, which happens only if it panics. What
+    /// is left of it may still be stopped.
+    pub async fn ended(&mut self) -> Broken {
+        tokio::select! {
+            ended = &mut self.run => Broken(ended.err()),
+            Some(ended) = self.background.join_next() => Broken(ended.err()),
+        }
+    }
+
     /// Claims no more, finishes what is in flight, and gives back what is left at the deadline, or
     /// when the time for draining is over.
     pub async fn stop(mut self, deadline: impl Future<Output = ()>) -> Stopped {
+        // It has not been told to: see `ended`.
+        if self.run.is_finished() {
+            return Stopped { clean: false };
+        }
         self.stage.send_replace(Stage::Draining);
         let in_time = tokio::select! {
             clean = &mut self.run => Some(clean),
@@ -119,18 +133,15 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
+        // The set ends the tasks that it holds.
         self.run.abort();
-        for task in &self.background {
-            task.abort();
-        }
     }
 }
 
 impl Readiness {
     /// An error says in a sentence why it is not able to work.
     pub fn check(&self) -> Result<(), String> {
-        // Whoever tells these lives as long as the worker does.
-        if self.known.has_changed().is_err() || self.caught_up.has_changed().is_err() {
+        if self.parts.iter().any(AbortHandle::is_finished) {
             return Err("the worker has stopped".to_owned());
         }
         self.known.borrow().as_ref().map_err(String::clone)?;
@@ -139,55 +150,55 @@ impl Readiness {
 }
 
 /// The whole life; says whether it ended without giving anything back.
-async fn run(
-    desk: Arc<Desk>,
-    queue: Queue,
-    caught_up: watch::Sender<Result<(), String>>,
-    mut stage: watch::Receiver<Stage>,
-) -> bool {
+async fn run(desk: Arc<Desk>, queue: Queue, mut stage: watch::Receiver<Stage>) -> bool {
     tokio::select! {
-        () = prepare(&desk, &caught_up) => {}
+        () = prepared(&desk) => {}
         () = reached(&mut stage, Stage::Draining) => return true,
     }
-    let asks = queue.claim_asks(desk.settings.concurrency.max(1));
+    let concurrency = desk.settings.concurrency.max(1);
+    let asks = queue.claim_asks(concurrency);
     let posts = queue.claim_posts(&desk.settings.bot, POSTS_IN_FLIGHT);
+    let ask = |claim| {
+        let desk = Arc::clone(&desk);
+        async move { ask::ask(&desk, claim).await }
+    };
+    let post = |claim| {
+        let desk = Arc::clone(&desk);
+        async move { post::post(&desk, claim).await }
+    };
     let (asks, posts) = tokio::join!(
-        work(Step::Ask, &desk, asks, stage.clone()),
-        work(Step::Post, &desk, posts, stage),
+        work(Step::Ask, concurrency, asks, stage.clone(), ask),
+        work(Step::Post, POSTS_IN_FLIGHT, posts, stage, post),
     );
     asks && posts
 }
 
 /// Waits until it is known who the bot is and what has happened so far.
-async fn prepare(desk: &Desk, caught_up: &watch::Sender<Result<(), String>>) {
-    let mut wait = SHORTEST_WAIT;
-    while let Err(error) = desk.history.barrier().await {
-        log::warn!("not ready: {error}");
-        let not_yet = Err(error.to_string());
-        caught_up.send_modify(|caught_up| *caught_up = not_yet);
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(LONGEST_WAIT);
-    }
-    caught_up.send_modify(|caught_up| *caught_up = Ok(()));
-    let mut known = desk.known.clone();
-    // The sender lives in a task that never ends: an error means that the process is going down.
-    if known.wait_for(Result::is_ok).await.is_err() {
+async fn prepared(desk: &Desk) {
+    let (mut caught_up, mut known) = (desk.history.caught_up(), desk.known.clone());
+    let both = async {
+        caught_up.wait_for(Result::is_ok).await?;
+        known.wait_for(Result::is_ok).await?;
+        Ok::<_, watch::error::RecvError>(())
+    };
+    // Who tells these lives in tasks that never end: an error means that the worker is going down.
+    if both.await.is_err() {
         std::future::pending::<()>().await;
     }
 }
 
 /// Claims and works: the permit first, then the claim, then the work in a task of its own. A task
 /// that panics takes neither the permit nor the claim with it: both are given back as it unwinds.
-async fn work(
+async fn work<Working>(
     step: Step,
-    desk: &Arc<Desk>,
+    permits: u16,
     mut claims: Claims,
     mut stage: watch::Receiver<Stage>,
-) -> bool {
-    let permits = match step {
-        Step::Post => POSTS_IN_FLIGHT,
-        Step::Receive | Step::Ask => desk.settings.concurrency.max(1),
-    };
+    on: impl Fn(Claim) -> Working,
+) -> bool
+where
+    Working: Future<Output = ()> + Send + 'static,
+{
     let permits = Arc::new(Semaphore::new(usize::from(permits)));
     let mut tasks = JoinSet::new();
     loop {
@@ -196,12 +207,9 @@ async fn work(
             () = reached(&mut stage, Stage::Draining) => break,
             Some(ended) = tasks.join_next() => report(step, ended),
             (permit, claim) = next(&permits, &mut claims) => {
-                let desk = Arc::clone(desk);
+                let working = on(claim);
                 tasks.spawn(async move {
-                    match step {
-                        Step::Post => post::post(&desk, claim).await,
-                        Step::Receive | Step::Ask => ask::ask(&desk, claim).await,
-                    }
+                    working.await;
                     drop(permit);
                 });
             }

@@ -2,7 +2,7 @@
 //! next one, after at most [`LONGEST_PAUSE`].
 //!
 //! A reply queue has a single active consumer. Its intents are published on the consumer's own
-//! connection: an intent that is confirmed there was stored while the broker still took this
+//! channel: an intent that is confirmed there was stored while the broker still took this
 //! consumer for the active one, and so before a successor's first delivery.
 
 use std::sync::Arc;
@@ -14,14 +14,15 @@ use jiff::Timestamp;
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+    ConfirmSelectOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
-use tokio::sync::RwLock;
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::publish::{PUBLISH_LIMIT, Routing, confirmed, open_confirming};
+use super::publish::{Routing, confirmed};
 use super::topology::Destination;
 use super::wire::{self, History, Unreadable};
 use super::{Broker, BrokerError, REQUEST_LIMIT, close, dead};
@@ -35,8 +36,11 @@ use crate::suspect::{Fate, fate, poison_error};
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long a settlement is tried while its delivery is still ours. Long, because giving up means
-/// that SimSimi is asked again; well under the broker's consumer timeout of half an hour.
-const SETTLE_LIMIT: Duration = Duration::from_secs(300);
+/// that SimSimi is asked again; under the broker's consumer timeout of half an hour.
+const SETTLE_LIMIT: Duration = Duration::from_secs(25 * 60);
+/// How long the broker has to confirm an intent. Less than what the poster allows for it, so that
+/// here is known what became of it.
+const INTENT_LIMIT: Duration = Duration::from_millis(1500);
 /// The pause between tries to settle.
 const SETTLE_AGAIN: Duration = Duration::from_millis(500);
 
@@ -73,11 +77,18 @@ struct Session {
 #[derive(Debug)]
 struct Shared {
     connection: Option<lapin::Connection>,
+    /// Confirms are on: intents go here, one at a time.
     channel: Channel,
-    /// Where intents go, one at a time; `None` once no more may be stored.
-    intents: RwLock<Option<Channel>>,
-    one_intent: tokio::sync::Mutex<()>,
+    /// Whether intents may be stored. Held while one is on its way.
+    may_intend: Mutex<bool>,
     tenure: Tenure,
+}
+
+/// Whose a job has to be for its next state to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Ours,
+    Anybodys,
 }
 
 /// A claimed job.
@@ -127,16 +138,19 @@ impl AmqpClaims {
                         return claim;
                     }
                 }
-                Some(Err(error)) => self.lost(&error.to_string()),
+                Some(Err(error)) => self.lost(&error.to_string()).await,
                 // The queue was deleted, or the channel ended without a word.
-                None => self.lost("the broker ended the consumer"),
+                None => self.lost("the broker ended the consumer").await,
             }
         }
     }
 
-    fn lost(&mut self, reason: &str) {
+    async fn lost(&mut self, reason: &str) {
         log::warn!(queue = self.source.name; "the consumer ended and is started again: {reason}");
-        self.session = None;
+        if let Some(session) = self.session.take() {
+            // The broker may have ended the consumer alone, and made another one active.
+            session.shared.refuse_intents().await;
+        }
         self.failures += 1;
     }
 
@@ -290,10 +304,11 @@ async fn consume(
     let started = async {
         let channel = connection.create_channel().await?;
         channel.basic_qos(limit, BasicQosOptions::default()).await?;
-        let intents = match source.step {
-            Step::Post => Some(open_confirming(&connection).await?),
-            Step::Ask | Step::Receive => None,
-        };
+        if source.step == Step::Post {
+            channel
+                .confirm_select(ConfirmSelectOptions::default())
+                .await?;
+        }
         let consumer = channel
             .basic_consume(
                 source.name.as_str().into(),
@@ -302,16 +317,15 @@ async fn consume(
                 FieldTable::default(),
             )
             .await?;
-        Ok::<_, BrokerError>((channel, intents, consumer))
+        Ok::<_, BrokerError>((channel, consumer))
     };
-    let (channel, intents, consumer) = tokio::time::timeout(REQUEST_LIMIT, started)
+    let (channel, consumer) = tokio::time::timeout(REQUEST_LIMIT, started)
         .await
         .map_err(|_| BrokerError::TimedOut("consuming"))??;
     let shared = Shared {
         connection: Some(connection),
         channel,
-        intents: RwLock::new(intents),
-        one_intent: tokio::sync::Mutex::new(()),
+        may_intend: Mutex::new(source.step == Step::Post),
         tenure,
     };
     Ok(Session {
@@ -323,7 +337,27 @@ async fn consume(
 impl Shared {
     /// Waits for an intent that is on its way, and lets no other follow.
     async fn refuse_intents(&self) {
-        self.intents.write().await.take();
+        *self.may_intend.lock().await = false;
+    }
+}
+
+/// Ends a session in which an intent may or may not be stored: its confirm could be taken for the
+/// next one's. With the channel closed everything comes back, under a new tenure. Works by being
+/// dropped, so that a caller who gives up does not prevent it.
+struct EndSession(Option<Arc<Shared>>);
+
+impl Drop for EndSession {
+    fn drop(&mut self) {
+        if let (Some(shared), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current())
+        {
+            runtime.spawn(async move {
+                shared.refuse_intents().await;
+                let closed = shared
+                    .channel
+                    .close(200, "an intent was not confirmed".into());
+                let _ = tokio::time::timeout(super::CLOSE_LIMIT, closed).await;
+            });
+        }
     }
 }
 
@@ -343,105 +377,99 @@ impl AmqpClaim {
         self.shared.tenure
     }
 
-    /// Stores an intent on the consumer's own connection.
+    /// Stores an intent on the consumer's own channel.
     pub(crate) async fn intend(&self, intent: &Outcome) -> Result<(), BrokerError> {
-        let intents = self.shared.intents.read().await;
-        let channel = intents.as_ref().ok_or(BrokerError::Lost)?;
-        let stored = async {
+        let intended = async {
             // One in flight on a channel: see `publish`.
-            let _alone = self.shared.one_intent.lock().await;
-            confirmed(
-                channel,
-                &self.broker.outcome_message(intent),
-                Routing::Mandatory,
-            )
-            .await
+            let may_intend = self.shared.may_intend.lock().await;
+            if !*may_intend {
+                return Err(BrokerError::Lost);
+            }
+            let mut end_session = EndSession(Some(self.shared.clone()));
+            let message = self.broker.outcome_message(intent);
+            confirmed(&self.shared.channel, &message, Routing::Mandatory).await?;
+            end_session.0 = None;
+            Ok(())
         };
-        let stored = tokio::time::timeout(PUBLISH_LIMIT, stored)
+        tokio::time::timeout(INTENT_LIMIT, intended)
             .await
-            .unwrap_or(Err(BrokerError::TimedOut("an intent")));
-        drop(intents);
-        if stored.is_err() {
-            // The confirm may still come and would be taken for the next intent's. With the
-            // consumer's channel closed everything comes back, under a new tenure.
-            self.shared.refuse_intents().await;
-            let closed = self
-                .shared
-                .channel
-                .close(200, "intents cannot be stored".into());
-            let _ = tokio::time::timeout(super::CLOSE_LIMIT, closed).await;
-        }
-        stored
+            .unwrap_or(Err(BrokerError::TimedOut("an intent")))
     }
 
+    /// Once the job's next state is stored the claim is settled, even if the old one cannot be
+    /// acknowledged any more and comes back: what comes back is known by its answer key.
     pub(crate) async fn settle(mut self, settled: Settled) -> Result<(), BrokerError> {
         let Some(delivery) = self.delivery.take() else {
             return Err(BrokerError::Lost);
         };
-        let stored = self.store_until_lost(&delivery, &settled).await;
-        // What best-effort outcomes tell is true once the job's next state is stored, acked or not.
-        if stored.is_ok() {
-            for outcome in settled
-                .outcomes
-                .iter()
-                .filter(|outcome| !outcome.is_result())
-            {
-                self.broker.record(outcome);
-            }
-        }
-        let acked = match &stored {
-            Ok(()) => within(delivery.ack(BasicAckOptions::default())).await,
-            Err(_) => {
-                within(delivery.nack(BasicNackOptions {
-                    requeue: true,
-                    ..Default::default()
-                }))
-                .await
-            }
+        let Settled {
+            settlement,
+            outcomes,
+        } = settled;
+        let results = outcomes.iter().filter(|outcome| outcome.is_result());
+        let mut messages: Vec<_> = results
+            .map(|outcome| self.broker.outcome_message(outcome))
+            .collect();
+        messages.extend(self.next_state(&settlement));
+        let whose = match settlement {
+            // An answer that was paid for is stored, and the result of a post told, whoever has
+            // the job by now; anything else would be a second copy of somebody else's job.
+            Settlement::Next(_) | Settlement::Done => Whose::Anybodys,
+            Settlement::Later(..) | Settlement::Bury { .. } | Settlement::GiveBack => Whose::Ours,
         };
-        stored.and(match acked {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(BrokerError::Lost),
-            Err(error) => Err(error),
-        })
+        self.store_until_lost(&delivery, whose, &messages).await?;
+        for outcome in outcomes.iter().filter(|outcome| !outcome.is_result()) {
+            self.broker.record(outcome);
+        }
+        match within(delivery.ack(BasicAckOptions::default())).await {
+            Err(_) | Ok(false) if settlement == Settlement::Done => Err(BrokerError::Lost),
+            _ => Ok(()),
+        }
     }
 
-    /// Stores everything that has to be there before the delivery may be acked; tries again for
-    /// as long as the delivery is ours.
+    /// Stores what has to be there before the delivery may be acked, in order; tries again for as
+    /// long as the delivery is ours, and then gives it back.
     async fn store_until_lost(
         &self,
         delivery: &Delivery,
-        settled: &Settled,
+        whose: Whose,
+        messages: &[super::Message],
     ) -> Result<(), BrokerError> {
-        let since = Instant::now();
-        loop {
-            let failure = match self.store(settled).await {
-                Ok(()) => return Ok(()),
-                Err(failure) => failure,
-            };
-            let ours = delivery.acker.usable() && self.shared.channel.status().connected();
-            if !ours || since.elapsed() > SETTLE_LIMIT {
-                return Err(failure);
-            }
-            log::warn!(id:% = self.content.id; "a settlement is not stored yet: {failure}");
-            tokio::time::sleep(SETTLE_AGAIN).await;
+        let ours = || delivery.acker.usable() && self.shared.channel.status().connected();
+        if whose == Whose::Ours && !ours() {
+            return Err(BrokerError::Lost);
         }
+        let since = Instant::now();
+        let mut left = messages.iter();
+        let mut next = left.next();
+        while let Some(message) = next {
+            match self.broker.store(message).await {
+                Ok(()) => next = left.next(),
+                Err(failure) if !ours() || since.elapsed() > SETTLE_LIMIT => {
+                    let nack = BasicNackOptions {
+                        requeue: true,
+                        ..Default::default()
+                    };
+                    let _ = within(delivery.nack(nack)).await;
+                    return Err(failure);
+                }
+                Err(failure) => {
+                    log::warn!(id:% = self.content.id; "a settlement is not stored yet: {failure}");
+                    tokio::time::sleep(SETTLE_AGAIN).await;
+                }
+            }
+        }
+        Ok(())
     }
 
-    async fn store(&self, settled: &Settled) -> Result<(), BrokerError> {
-        for outcome in settled
-            .outcomes
-            .iter()
-            .filter(|outcome| outcome.is_result())
-        {
-            self.broker.record_surely(outcome).await?;
-        }
+    /// The message that carries the job on; `None` when nothing is left to do.
+    fn next_state(&self, settlement: &Settlement) -> Option<super::Message> {
         let history = History {
             attempts: self.job.attempts,
             deaths: self.job.deaths,
         };
-        let message = match &settled.settlement {
-            Settlement::Done => return Ok(()),
+        Some(match settlement {
+            Settlement::Done => return None,
             Settlement::Next(reply) => {
                 let content = Content::of_reply(reply);
                 super::Message {
@@ -453,21 +481,21 @@ impl AmqpClaim {
                     body: content.body,
                 }
             }
-            Settlement::Later(delay, attempt) => {
-                let tries = u32::from(*attempt == Attempt::Counted);
-                // It was settled, so it does not kill its worker: its deaths are forgotten.
+            // One that was tried and settled does not kill its worker: its deaths are forgotten.
+            Settlement::Later(delay, Attempt::Counted) => {
+                let attempts = history.attempts + 1;
                 self.delayed(
                     *delay,
                     History {
-                        attempts: history.attempts + tries,
+                        attempts,
                         deaths: 0,
                     },
                 )
             }
+            Settlement::Later(delay, Attempt::NotCounted) => self.delayed(*delay, history),
             Settlement::GiveBack => self.delayed(Duration::ZERO, history),
             Settlement::Bury { cause, error } => self.dead_letter(*cause, error),
-        };
-        self.broker.store(&message).await
+        })
     }
 
     fn delayed(&self, delay: Duration, history: History) -> super::Message {
@@ -505,7 +533,7 @@ impl AmqpClaim {
             deaths: self.job.deaths,
         };
         let message = self.delayed(delay, history);
-        self.replace_by(&message).await;
+        self.replace_by(message).await;
     }
 
     /// What a newer release wrote waits for one, a minute at a time, just as it came; garbage is buried.
@@ -526,10 +554,10 @@ impl AmqpClaim {
                     .delayed(crate::NEWER_WAITS, &self.source.destination);
                 let message = super::Message {
                     address: super::Address { exchange, key },
-                    properties,
+                    properties: wire::without_broker_headers(&properties),
                     body: self.content.body.clone(),
                 };
-                self.replace_by(&message).await;
+                self.replace_by(message).await;
             }
             Unreadable::Newer(error) => self.bury(Cause::Newer, error).await,
             Unreadable::Malformed(error) => self.bury(Cause::Malformed, error).await,
@@ -538,7 +566,7 @@ impl AmqpClaim {
 
     async fn bury(mut self, cause: Cause, error: String) {
         let message = self.dead_letter(cause, &error);
-        if self.replace_by(&message).await {
+        if self.replace_by(message).await {
             crate::figures::dead(cause);
             log::error!(id:% = self.content.id, cause = cause.as_str(); "given up: {error}");
             self.broker.record(&self.content.dead(
@@ -551,27 +579,20 @@ impl AmqpClaim {
     }
 
     /// Stores the message, then acks the delivery.
-    async fn replace_by(&mut self, message: &super::Message) -> bool {
+    async fn replace_by(&mut self, message: super::Message) -> bool {
         let Some(delivery) = self.delivery.take() else {
             return false;
         };
-        let replaced = async {
-            self.broker.store(message).await?;
-            within(delivery.ack(BasicAckOptions::default())).await
-        };
-        match replaced.await {
-            Ok(true) => true,
-            Ok(false) => false,
-            Err(error) => {
-                log::warn!(id:% = self.content.id; "a job could not be put away and comes back: {error}");
-                let _ = within(delivery.nack(BasicNackOptions {
-                    requeue: true,
-                    ..Default::default()
-                }))
-                .await;
-                false
-            }
+        let stored = self
+            .store_until_lost(&delivery, Whose::Ours, &[message])
+            .await;
+        if let Err(error) = stored {
+            log::warn!(id:% = self.content.id; "a job could not be put away and comes back: {error}");
+            return false;
         }
+        // Unacked it comes back beside its copy, which does no harm.
+        let _ = within(delivery.ack(BasicAckOptions::default())).await;
+        true
     }
 }
 

@@ -6,7 +6,7 @@
 //! the topology before it is used, so what somebody deleted is there again after a reconnect.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use deadpool_lapin::{
@@ -41,6 +41,8 @@ const CONSUMING: usize = 8;
 pub(super) struct Connections {
     nodes: Vec<Node>,
     current: AtomicUsize,
+    repairing: AtomicBool,
+    declaration: Arc<Declaration>,
 }
 
 #[derive(Debug)]
@@ -85,6 +87,8 @@ impl Connections {
         Ok(Self {
             nodes,
             current: AtomicUsize::new(0),
+            repairing: AtomicBool::new(false),
+            declaration,
         })
     }
 
@@ -118,6 +122,20 @@ impl Connections {
             }
         }
         Err(failure)
+    }
+
+    /// Declares the topology anew, on a connection that is made for it; once at a time.
+    pub(super) async fn repair(&self) {
+        if self.repairing.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        log::error!("a broker object is missing; declaring all of them again");
+        *self.declaration.declared.lock().await = None;
+        match self.consuming().await {
+            Ok(connection) => super::close(connection).await,
+            Err(error) => log::error!("broker objects cannot be declared: {error}"),
+        }
+        self.repairing.store(false, Ordering::Relaxed);
     }
 
     /// The nodes, without credentials.
@@ -177,6 +195,12 @@ fn pool(
         ))
         .build()
         .map_err(|error| BrokerError::Unreachable(error.to_string()))
+}
+
+impl std::fmt::Debug for Declaration {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Declaration").finish_non_exhaustive()
+    }
 }
 
 impl Declaration {

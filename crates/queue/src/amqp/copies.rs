@@ -104,6 +104,9 @@ async fn run(connections: Arc<Connections>, mut line: mpsc::Receiver<Item>) {
                     }
                     failing = true;
                     channel = None;
+                    if reason.calls_for_repair() {
+                        connections.repair().await;
+                    }
                     tokio::time::sleep(RETRY_AFTER).await;
                 }
             }

@@ -2,7 +2,6 @@
 //! acknowledging, and put back one at a time.
 
 use deadpool_lapin::lapin;
-use futures_util::TryFutureExt;
 use jiff::Timestamp;
 use lapin::message::BasicGetMessage;
 use lapin::options::{BasicAckOptions, BasicGetOptions};
@@ -86,9 +85,15 @@ impl Broker {
         let mut letters = Vec::new();
         self.look_through_dead(limit, async |_, message| {
             let BasicGetMessage { delivery, .. } = message;
-            if let Ok((content, history)) = wire::read(&delivery.properties, &delivery.data) {
-                letters.push(describe(&delivery.properties, content, history));
-            }
+            let (content, history) = wire::read(&delivery.properties, &delivery.data)
+                .unwrap_or_else(|_| {
+                    let received_at = wire::written_at(&delivery.properties);
+                    (
+                        Content::unknown(received_at, delivery.data),
+                        History::default(),
+                    )
+                });
+            letters.push(describe(&delivery.properties, content, history));
             Ok(true)
         })
         .await?;
@@ -125,7 +130,7 @@ impl Broker {
                     .store(&broker.put_back(&delivery.properties, content))
                     .await?;
             }
-            delivery.acker.ack(BasicAckOptions::default()).await?;
+            within(delivery.acker.ack(BasicAckOptions::default())).await?;
             found = true;
             Ok(false)
         })
@@ -164,7 +169,7 @@ impl Broker {
     ) -> Result<(), BrokerError> {
         let connection = self.inner.connections.consuming().await?;
         let result = async {
-            let channel = connection.create_channel().await?;
+            let channel = within(connection.create_channel()).await?;
             for _ in 0..limit {
                 let Some(message) = get(&channel, &self.names().dead()).await? else {
                     break;
@@ -182,10 +187,12 @@ impl Broker {
 }
 
 async fn get(channel: &Channel, queue: &str) -> Result<Option<BasicGetMessage>, BrokerError> {
-    let got = channel
-        .basic_get(queue.into(), BasicGetOptions::default())
-        .map_err(BrokerError::from);
-    tokio::time::timeout(REQUEST_LIMIT, got)
-        .await
-        .unwrap_or(Err(BrokerError::TimedOut("a dead letter")))
+    within(channel.basic_get(queue.into(), BasicGetOptions::default())).await
+}
+
+async fn within<T>(request: impl Future<Output = lapin::Result<T>>) -> Result<T, BrokerError> {
+    match tokio::time::timeout(REQUEST_LIMIT, request).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(BrokerError::TimedOut("a request about dead letters")),
+    }
 }

@@ -60,6 +60,9 @@ pub enum BrokerError {
     /// No queue took the message.
     #[error("no queue is bound to the exchange {0}")]
     Returned(String),
+    /// An object that was there at the connection's start is gone.
+    #[error("a broker object is missing: {0}")]
+    Missing(String),
     /// The broker refused the message.
     #[error("the broker refused the message (is a queue full, or without a leader?)")]
     Nacked,
@@ -76,7 +79,19 @@ pub enum BrokerError {
 
 impl From<lapin::Error> for BrokerError {
     fn from(error: lapin::Error) -> Self {
-        Self::Unreachable(error.to_string())
+        let said = topology::said(&error);
+        if said.starts_with("NOT_FOUND") {
+            Self::Missing(said)
+        } else {
+            Self::Unreachable(said)
+        }
+    }
+}
+
+impl BrokerError {
+    /// Whether declaring the broker objects anew may help.
+    fn calls_for_repair(&self) -> bool {
+        matches!(self, Self::Returned(_) | Self::Missing(_))
     }
 }
 
@@ -195,44 +210,25 @@ impl Broker {
         });
     }
 
-    /// Publishes with proof. A message that came back means that somebody deleted a queue or a
-    /// binding under way: the next channel's connection declares it anew.
+    /// Publishes with proof. A message that came back, or an exchange that is not there, means that
+    /// somebody deleted something under way: it is declared anew, and the next try may succeed.
     async fn store(&self, message: &Message) -> Result<(), BrokerError> {
         let stored = self
             .inner
             .publishing
             .publish(message, Routing::Mandatory)
             .await;
-        if matches!(stored, Err(BrokerError::Returned(_))) {
-            self.repair().await;
+        if stored.as_ref().is_err_and(BrokerError::calls_for_repair) {
+            let connections = self.inner.connections.clone();
+            // Not waited for: a publish has little time.
+            tokio::spawn(async move { connections.repair().await });
         }
         stored
-    }
-
-    /// Declares the topology on a connection of its own, and makes publishers forget the old ones.
-    async fn repair(&self) {
-        log::error!("a broker object is missing; declaring all of them again");
-        self.inner.publishing.forget_channels();
-        let repaired =
-            tokio::time::timeout(REQUEST_LIMIT, self.inner.connections.consuming()).await;
-        match repaired {
-            Ok(Ok(connection)) => close(connection).await,
-            Ok(Err(error)) => log::error!("broker objects cannot be declared: {error}"),
-            Err(_) => log::error!("broker objects cannot be declared: the broker does not answer"),
-        }
     }
 
     /// Writes an outcome some time soon.
     pub(crate) fn record(&self, outcome: &Outcome) {
         self.inner.copies.send(self.outcome_message(outcome));
-    }
-
-    /// Writes an outcome, confirmed.
-    async fn record_surely(&self, outcome: &Outcome) -> Result<(), BrokerError> {
-        self.inner
-            .publishing
-            .publish(&self.outcome_message(outcome), Routing::Mandatory)
-            .await
     }
 
     fn outcome_message(&self, outcome: &Outcome) -> Message {
@@ -271,10 +267,7 @@ impl Broker {
             properties,
             body: Vec::new(),
         };
-        self.inner
-            .publishing
-            .publish(&message, Routing::Mandatory)
-            .await?;
+        self.store(&message).await?;
         Ok(mark)
     }
 

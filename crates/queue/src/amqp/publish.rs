@@ -4,16 +4,16 @@
 //! channel, so each channel carries one at a time and there are many channels. Without `mandatory`
 //! the broker acks what it cannot route; without confirms lapin reports success for anything.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use deadpool_lapin::lapin;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
-use super::BrokerError;
 use super::connection::Connections;
+use super::{BrokerError, REQUEST_LIMIT};
 
 /// Channels, each with one publish in flight. More gain nothing: 16 already do 9,000 a second.
 const CHANNELS: usize = 64;
@@ -88,7 +88,7 @@ impl Publishing {
     }
 
     async fn channel(&self) -> Result<Channel, BrokerError> {
-        while let Some(channel) = self.idle_channel() {
+        while let Some(channel) = self.idle().pop() {
             if channel.status().connected() {
                 return Ok(channel);
             }
@@ -96,33 +96,27 @@ impl Publishing {
         // On a task of its own: connecting to a broker that has to create everything first takes
         // longer than a publish may wait, and must not begin anew with each of them.
         let (connections, idle) = (self.connections.clone(), self.idle.clone());
-        let opening = tokio::spawn(async move {
-            let channel = open_confirming(&*connections.publishing().await?).await?;
-            idle.lock()
-                .unwrap_or_else(|poisoned| poisoned.into_inner())
-                .push(channel);
-            Ok::<_, BrokerError>(())
+        let (tell, told) = oneshot::channel();
+        tokio::spawn(async move {
+            let opened = tokio::time::timeout(REQUEST_LIMIT, async {
+                open_confirming(&*connections.publishing().await?).await
+            });
+            let opened = opened
+                .await
+                .unwrap_or(Err(BrokerError::TimedOut("a channel")));
+            // Whoever asked may have given up; then the next one has it.
+            if let Err(Ok(channel)) = tell.send(opened) {
+                let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
+                if idle.len() < CHANNELS {
+                    idle.push(channel);
+                }
+            }
         });
-        opening.await.map_err(|_| BrokerError::Closed)??;
-        // Somebody else may have taken the very channel; then it is theirs that is on its way.
-        self.idle_channel()
-            .ok_or(BrokerError::TimedOut("a channel"))
+        told.await.map_err(|_| BrokerError::Closed)?
     }
 
-    fn idle_channel(&self) -> Option<Channel> {
-        self.idle().pop()
-    }
-
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Channel>> {
-        self.idle
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// Forgets every channel, so that the next publish opens one on a connection that has declared
-    /// the topology anew.
-    pub(super) fn forget_channels(&self) {
-        self.idle().clear();
+    fn idle(&self) -> MutexGuard<'_, Vec<Channel>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

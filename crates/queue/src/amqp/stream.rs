@@ -6,6 +6,7 @@ use std::time::Duration;
 use deadpool_lapin::lapin;
 use futures_util::StreamExt;
 use jiff::Timestamp;
+use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -22,8 +23,8 @@ const PREFETCH: u16 = 300;
 const ACK_EVERY: u64 = 100;
 /// How long to wait before connecting again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// A stream that delivers nothing for this long has nothing (more) to deliver.
-const IDLE: Duration = Duration::from_secs(2);
+/// A stream whose last chunk does not arrive in this time is empty.
+const EMPTY: Duration = Duration::from_secs(2);
 /// The last chunk arrives at once; a pause this long is its end.
 const CHUNK_IDLE: Duration = Duration::from_millis(200);
 
@@ -50,7 +51,10 @@ impl From {
 #[derive(Debug)]
 struct Reading {
     connection: Option<lapin::Connection>,
+    channel: Channel,
     consumer: lapin::Consumer,
+    /// The last delivery, and how many were not acknowledged up to it.
+    last: u64,
     unacked: u64,
 }
 
@@ -72,33 +76,37 @@ impl Reading {
                     arguments,
                 )
                 .await?;
-            Ok::<_, BrokerError>(consumer)
+            Ok::<_, BrokerError>((channel, consumer))
         };
-        let consumer = tokio::time::timeout(REQUEST_LIMIT, consumer)
+        let (channel, consumer) = tokio::time::timeout(REQUEST_LIMIT, consumer)
             .await
             .map_err(|_| BrokerError::TimedOut("reading a stream"))??;
         Ok(Self {
             connection: Some(connection),
+            channel,
             consumer,
+            last: 0,
             unacked: 0,
         })
     }
 
-    /// The next message and its offset.
+    /// The next message and its offset. Cancel-safe: what was delivered is acknowledged before the
+    /// next delivery is taken.
     async fn next(&mut self) -> Result<(i64, Delivery), BrokerError> {
+        if self.unacked >= ACK_EVERY {
+            let all_up_to_it = BasicAckOptions { multiple: true };
+            self.channel.basic_ack(self.last, all_up_to_it).await?;
+            self.unacked = 0;
+        }
         let delivery = match self.consumer.next().await {
             Some(delivery) => delivery?,
             None => {
-                return Err(BrokerError::Unreachable(
-                    "the broker ended the consumer".to_owned(),
-                ));
+                let reason = "the broker ended the consumer".to_owned();
+                return Err(BrokerError::Unreachable(reason));
             }
         };
         self.unacked += 1;
-        if self.unacked >= ACK_EVERY {
-            delivery.ack(BasicAckOptions { multiple: true }).await?;
-            self.unacked = 0;
-        }
+        self.last = delivery.delivery_tag;
         let headers = delivery.properties.headers().clone().unwrap_or_default();
         let offset = wire::number(&headers, "x-stream-offset").ok_or_else(|| {
             BrokerError::Unusable("a message of the stream has no offset".to_owned())
@@ -230,11 +238,10 @@ impl ArchiveRead {
                 Progress::NotStarted => self.start().await?,
                 Progress::Reading(reading, end) => {
                     let end = *end;
-                    let Ok(next) = tokio::time::timeout(IDLE, reading.next()).await else {
-                        self.progress = Progress::Done;
-                        continue;
-                    };
-                    let (offset, delivery) = next?;
+                    // The end is known, so silence before it is not the end.
+                    let (offset, delivery) = tokio::time::timeout(REQUEST_LIMIT, reading.next())
+                        .await
+                        .map_err(|_| BrokerError::TimedOut("reading the archive"))??;
                     if offset >= end {
                         self.progress = Progress::Done;
                     }
@@ -252,19 +259,23 @@ impl ArchiveRead {
     async fn start(&mut self) -> Result<(), BrokerError> {
         let archive = self.broker.names().archive();
         let mut last_chunk = Reading::start(&self.broker, &archive, From::LastChunk).await?;
-        let mut end = None;
-        let mut patience = IDLE;
+        let mut end: Option<(i64, Timestamp)> = None;
+        let mut patience = EMPTY;
         while let Ok(next) = tokio::time::timeout(patience, last_chunk.next()).await {
-            end = Some(next?.0);
+            let (offset, delivery) = next?;
+            let written_at = wire::written_at(&delivery.properties);
+            let youngest = end.map_or(written_at, |(_, youngest)| written_at.max(youngest));
+            end = Some((offset, youngest));
             patience = CHUNK_IDLE;
         }
         self.progress = match end {
-            None => Progress::Done,
-            Some(end) => {
-                let reading =
-                    Reading::start(&self.broker, &archive, From::Time(self.since)).await?;
-                Progress::Reading(Box::new(reading), end)
+            // From a time after its end a stream delivers what is still to come, and so nothing.
+            Some((offset, youngest)) if youngest.as_second() >= self.since.as_second() => {
+                let from = From::Time(self.since);
+                let reading = Reading::start(&self.broker, &archive, from).await?;
+                Progress::Reading(Box::new(reading), offset)
             }
+            _ => Progress::Done,
         };
         Ok(())
     }

@@ -31,6 +31,9 @@ const _: () = assert!((1 << LEVELS) > Settlement::LONGEST_DELAY.as_secs());
 const DELIVERY_LIMIT: i64 = 1_000_000_000;
 /// A stream forgets whole segments only, so they are small: a quiet bot forgets too.
 const SEGMENT_BYTES: i64 = 1_000_000;
+/// The memory of what was posted has to reach back this far: the longest `CHICKWORK_MAX_AGE` and a
+/// little more.
+const SHORTEST_OUTCOMES_KEEP: u64 = 13 * 3600;
 /// Arguments that change how much is kept, or where, but break no promise.
 const HARMLESS: [&str; 3] = [
     "x-max-age",
@@ -139,6 +142,8 @@ struct Exchange {
 
 struct QueueObject {
     name: String,
+    /// Whether it is the memory of what was posted, which must not be too short.
+    is_memory: bool,
     arguments: Vec<(&'static str, Argument)>,
 }
 
@@ -255,7 +260,11 @@ impl Topology {
             self.bind(names.events(), Target::Queue(names.archive()), "#");
         }
         self.exchange(names.outcomes(), ExchangeKind::Fanout);
-        self.queue(names.outcomes(), stream(settings.outcomes_keep()));
+        self.queues.push(QueueObject {
+            is_memory: true,
+            name: names.outcomes(),
+            arguments: stream(settings.outcomes_keep()),
+        });
         self.bind(names.outcomes(), Target::Queue(names.outcomes()), "");
     }
 
@@ -264,7 +273,11 @@ impl Topology {
     }
 
     fn queue(&mut self, name: String, arguments: Vec<(&'static str, Argument)>) {
-        self.queues.push(QueueObject { name, arguments });
+        self.queues.push(QueueObject {
+            is_memory: false,
+            name,
+            arguments,
+        });
     }
 
     fn bind(&mut self, source: String, target: Target, key: &str) {
@@ -310,7 +323,7 @@ impl Topology {
                 .await;
             match declared {
                 Ok(_) => {}
-                Err(error) if is_harmless(&error) => {
+                Err(error) if is_harmless(&said(&error), queue.is_memory) => {
                     log::warn!(
                         queue = queue.name;
                         "the queue keeps its own arguments, which do no harm: {}", said(&error)
@@ -460,7 +473,7 @@ fn stream(keep: Duration) -> Vec<(&'static str, Argument)> {
 }
 
 /// What the broker said, without lapin's decoration.
-fn said(error: &lapin::Error) -> String {
+pub(super) fn said(error: &lapin::Error) -> String {
     match error.kind() {
         ErrorKind::ProtocolError(error) => error.get_message().to_string(),
         _ => error.to_string(),
@@ -468,12 +481,18 @@ fn said(error: &lapin::Error) -> String {
 }
 
 /// A refusal for other arguments that names only harmless ones. RabbitMQ names the first that differs.
-fn is_harmless(error: &lapin::Error) -> bool {
-    let said = said(error);
-    said.contains("PRECONDITION_FAILED")
-        && HARMLESS
-            .iter()
-            .any(|argument| said.contains(&format!("arg '{argument}'")))
+fn is_harmless(said: &str, is_memory: bool) -> bool {
+    let differs = |argument: &str| said.contains(&format!("arg '{argument}'"));
+    let harmless =
+        said.contains("PRECONDITION_FAILED") && HARMLESS.iter().any(|name| differs(name));
+    if harmless && is_memory && differs("x-max-age") {
+        // "… received '604800s' but current is '60s'"
+        let current = said.split("but current is").nth(1);
+        let value = current.and_then(|current| current.split('\'').nth(1));
+        let seconds = value.and_then(|value| value.strip_suffix('s')?.parse().ok());
+        return seconds.is_some_and(|seconds: u64| seconds >= SHORTEST_OUTCOMES_KEEP);
+    }
+    harmless
 }
 
 fn unusable(kind: &str, name: &str, error: &lapin::Error) -> BrokerError {
@@ -531,6 +550,26 @@ mod tests {
                 "1.1.1.0.0.0.0.1.0.0.0.0.post.bot".to_owned()
             )
         );
+    }
+
+    #[test]
+    fn a_stream_that_is_kept_for_another_time_does_no_harm_unless_it_forgets_posts() {
+        let said = |current: &str| {
+            format!(
+                "PRECONDITION_FAILED - inequivalent arg 'x-max-age' for queue 'q' in vhost '/': received '604800s' but current is '{current}'"
+            )
+        };
+        assert!(is_harmless(&said("60s"), false));
+        assert!(is_harmless(&said("86400s"), true));
+        assert!(!is_harmless(&said("60s"), true));
+        assert!(
+            !is_harmless(&said("7D"), true),
+            "what cannot be read is not trusted"
+        );
+        assert!(!is_harmless(
+            "PRECONDITION_FAILED - inequivalent arg 'x-overflow' for queue",
+            false
+        ));
     }
 
     #[test]

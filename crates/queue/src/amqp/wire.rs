@@ -123,6 +123,20 @@ pub(super) fn read(
     Ok((content, history))
 }
 
+/// The properties as they were written, without what brokers have added since. Sent on, those
+/// headers would count old returns again, and RabbitMQ 3.10 would see a cycle of dead lettering
+/// and hold the message for good.
+pub(super) fn without_broker_headers(properties: &BasicProperties) -> BasicProperties {
+    let mut written = FieldTable::default();
+    let headers = properties.headers().clone().unwrap_or_default();
+    for (name, value) in headers.inner() {
+        if !name.as_str().starts_with("x-") {
+            written.insert(name.clone(), value.clone());
+        }
+    }
+    properties.clone().with_headers(written)
+}
+
 /// When the message was first written, as far as it tells.
 pub(super) fn written_at(properties: &BasicProperties) -> Timestamp {
     let seconds = properties
@@ -166,4 +180,27 @@ fn count(headers: &FieldTable, name: &str) -> u32 {
     number(headers, name)
         .and_then(|number| u32::try_from(number).ok())
         .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_brokers_added_is_not_sent_on() {
+        let mut headers = FieldTable::default();
+        for name in ["x-death", "x-first-death-queue", "x-delivery-count", "bot"] {
+            headers.insert(name.into(), AMQPValue::LongLongInt(7));
+        }
+        let properties = BasicProperties::default().with_headers(headers);
+        assert_eq!(returns(&properties), 7);
+        let cleaned = without_broker_headers(&properties);
+        assert_eq!(returns(&cleaned), 0);
+        let left: Vec<_> = cleaned
+            .headers()
+            .iter()
+            .flat_map(|headers| headers.inner().keys())
+            .collect();
+        assert_eq!(left, ["bot"]);
+    }
 }

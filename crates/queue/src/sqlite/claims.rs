@@ -4,8 +4,9 @@
 //! A reply queue has a second lease, on the right to claim from it at all. An intent is stored in
 //! a transaction that checks both, so a process that froze and woke cannot announce a post.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -21,6 +22,11 @@ use crate::job::{Attempt, Cause, Job, Settled, Settlement, Step, Tenure, Work};
 use crate::outcome::Outcome;
 use crate::reply_json::{self, NotAReply};
 use crate::suspect::{Fate, fate, poison_error};
+
+/// How long a settlement is tried.
+const SETTLE_LIMIT: Duration = Duration::from_secs(300);
+/// The pause between tries.
+const SETTLE_AGAIN: Duration = Duration::from_millis(500);
 
 /// The queue of events to ask about.
 pub(super) const ASK: &str = "ask";
@@ -49,14 +55,45 @@ struct Claimant {
     step: Step,
     /// Unique to this value of [`SqliteClaims`].
     holder: String,
+    /// What is being worked on, and so renewed. A claim that could not be settled is not: its
+    /// lease ends, and the job comes back.
+    live: Mutex<HashSet<Held>>,
 }
 
-/// A job fetched, by sequence number and claim count.
+/// A row, and which of its claims it is.
+type Held = (i64, i64);
+
+/// One claim of a job, by sequence number and claim count.
 #[derive(Debug, Clone)]
 struct Lease {
     seq: i64,
     claims: i64,
     claimant: Arc<Claimant>,
+}
+
+impl Lease {
+    /// From now on it is renewed.
+    fn keep_up(&self) {
+        self.claimant.live().insert((self.seq, self.claims));
+    }
+
+    /// From now on it runs out, unless it was settled.
+    fn let_go(&self) {
+        self.claimant.live().remove(&(self.seq, self.claims));
+    }
+
+    /// Whether it is still this claimant's.
+    fn is_held(&self, connection: &Connection) -> rusqlite::Result<bool> {
+        connection
+            .prepare_cached("SELECT 1 FROM jobs WHERE seq = ?1 AND claims = ?2 AND holder = ?3")?
+            .exists(params![self.seq, self.claims, self.claimant.holder])
+    }
+}
+
+impl Claimant {
+    fn live(&self) -> MutexGuard<'_, HashSet<Held>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A claimed job.
@@ -77,6 +114,14 @@ enum Found {
     Job(Box<Row>),
     /// A suspect or poison was put out of the way; look again.
     Settled,
+}
+
+/// What a look into the queue came to.
+enum Look {
+    Claimed(Box<SqliteClaim>),
+    NothingDue,
+    /// Something is due, but somebody else may claim, or was faster.
+    NotOurs,
 }
 
 #[derive(Debug)]
@@ -104,6 +149,7 @@ impl SqliteClaims {
             queue,
             step,
             holder,
+            live: Mutex::default(),
         });
         let (renewing, ended) = watch::channel(());
         tokio::spawn(renew(store.clone(), Arc::downgrade(&claimant), ended));
@@ -120,12 +166,14 @@ impl SqliteClaims {
         loop {
             self.written.mark_unchanged();
             match self.fetch().await {
-                Ok(Some(claim)) => return claim,
-                Ok(None) => {
+                Ok(Look::Claimed(claim)) => return *claim,
+                Ok(Look::NothingDue) => {
                     // Woken by this process's own writes, or in time for those of others and for
                     // what becomes due.
                     let _ = tokio::time::timeout(LOOK_EVERY, self.written.changed()).await;
                 }
+                // Having asked was a write of our own, which must not wake us.
+                Ok(Look::NotOurs) => tokio::time::sleep(LOOK_EVERY).await,
                 Err(error) => {
                     log::warn!(queue = self.claimant.queue; "jobs cannot be claimed: {error}");
                     tokio::time::sleep(RENEW_EVERY).await;
@@ -134,8 +182,8 @@ impl SqliteClaims {
         }
     }
 
-    /// Looks for one job. `None`: there is none at the moment.
-    async fn fetch(&mut self) -> Result<Option<SqliteClaim>, StoreError> {
+    /// Looks for one job.
+    async fn fetch(&mut self) -> Result<Look, StoreError> {
         loop {
             if self.asked.is_none() {
                 let queue = self.claimant.queue.clone();
@@ -144,7 +192,7 @@ impl SqliteClaims {
                     .read(move |connection| is_due(connection, &queue))
                     .await?
                 {
-                    return Ok(None);
+                    return Ok(Look::NothingDue);
                 }
                 let claimant = self.claimant.clone();
                 self.asked = Some(
@@ -155,11 +203,11 @@ impl SqliteClaims {
                 );
             }
             match self.answer().await? {
-                Found::Nothing => return Ok(None),
+                Found::Nothing => return Ok(Look::NotOurs),
                 Found::Settled => {}
                 Found::Job(row) => {
                     if let Some(claim) = self.keep(*row).await {
-                        return Ok(Some(claim));
+                        return Ok(Look::Claimed(Box::new(claim)));
                     }
                 }
             }
@@ -190,18 +238,21 @@ impl SqliteClaims {
             Step::Ask | Step::Receive => Ok(Work::Ask(row.content.clone().into_event())),
         };
         match work {
-            Ok(work) => Some(SqliteClaim {
-                store: self.store.clone(),
-                lease,
-                content: row.content,
-                job: Job {
-                    work,
-                    attempts: row.attempts,
-                    deaths: row.deaths,
-                },
-                tenure: Tenure(row.tenure),
-                settled: false,
-            }),
+            Ok(work) => {
+                lease.keep_up();
+                Some(SqliteClaim {
+                    store: self.store.clone(),
+                    lease,
+                    content: row.content,
+                    job: Job {
+                        work,
+                        attempts: row.attempts,
+                        deaths: row.deaths,
+                    },
+                    tenure: Tenure(row.tenure),
+                    settled: false,
+                })
+            }
             Err(problem) => {
                 if let Err(error) = put_away(&self.store, lease, row, problem).await {
                     log::warn!("a reply that cannot be read was not put away: {error}");
@@ -273,30 +324,55 @@ impl SqliteClaim {
         }
     }
 
+    /// Tries for as long as the claim is ours: giving up means that SimSimi is asked again.
     pub(crate) async fn settle(mut self, settled: Settled) -> Result<(), StoreError> {
         self.settled = true;
-        let (lease, content, job) = (self.lease.clone(), self.content.clone(), self.job.clone());
-        let held = self
-            .store
-            .write(move |connection| {
-                let held = settle(connection, &lease, &content, &job, &settled.settlement)?;
-                // A result of a post is true whoever holds the claim by now.
-                for outcome in settled
-                    .outcomes
-                    .iter()
-                    .filter(|outcome| held || outcome.is_result())
-                {
-                    records::insert_outcome(connection, outcome)?;
+        let settled = Arc::new(settled);
+        let since = Instant::now();
+        let result = loop {
+            match self.try_settle(&settled).await {
+                Ok(true) => break Ok(()),
+                Ok(false) => break Err(StoreError::Lost),
+                Err(error) if since.elapsed() < SETTLE_LIMIT => {
+                    log::warn!(id:% = self.content.id; "a settlement is not stored yet: {error}");
+                    tokio::time::sleep(SETTLE_AGAIN).await;
                 }
-                Ok(held)
-            })
-            .await?;
-        if held { Ok(()) } else { Err(StoreError::Lost) }
+                Err(error) => break Err(error),
+            }
+        };
+        self.lease.let_go();
+        result
+    }
+
+    /// False: the claim is somebody else's by now.
+    async fn try_settle(&self, settled: &Arc<Settled>) -> Result<bool, StoreError> {
+        let (lease, content) = (self.lease.clone(), self.content.clone());
+        let (job, settled) = (self.job.clone(), settled.clone());
+        let mut answered = self.store.inner.writer.begin(move |connection| {
+            let held = settle(connection, &lease, &content, &job, &settled.settlement)?;
+            // A result of a post is true whoever holds the claim by now.
+            for outcome in settled
+                .outcomes
+                .iter()
+                .filter(|outcome| held || outcome.is_result())
+            {
+                records::insert_outcome(connection, outcome)?;
+            }
+            Ok(held)
+        })?;
+        loop {
+            match writer::wait(&mut answered).await {
+                // It is on its way and must not be asked for twice.
+                Err(StoreError::Slow) => log::warn!(id:% = self.content.id; "the disk is slow"),
+                answer => return answer,
+            }
+        }
     }
 }
 
 impl Drop for SqliteClaim {
     fn drop(&mut self) {
+        self.lease.let_go();
         if self.settled {
             return;
         }
@@ -407,7 +483,10 @@ fn hold_queue(
         .optional()?;
     let tenure = match held {
         None => 1,
-        Some((holder, expires, tenure)) if expires > now.as_millisecond() => {
+        // A lease that ends later than any can was written before the clock was set back.
+        Some((holder, expires, tenure))
+            if expires > now.as_millisecond() && expires <= lease_end =>
+        {
             if holder != claimant.holder {
                 return Ok(None);
             }
@@ -430,10 +509,7 @@ fn settle(
     settlement: &Settlement,
 ) -> rusqlite::Result<bool> {
     let now = Timestamp::now();
-    let held = connection
-        .prepare_cached("SELECT 1 FROM jobs WHERE seq = ?1 AND claims = ?2 AND holder = ?3")?
-        .exists(params![lease.seq, lease.claims, lease.claimant.holder])?;
-    if !held {
+    if !lease.is_held(connection)? {
         return Ok(false);
     }
     match settlement {
@@ -449,16 +525,14 @@ fn settle(
         }
         Settlement::Later(delay, attempt) => {
             let due = millis_after(now, crate::whole_seconds(*delay));
-            put_off(
-                connection,
-                lease.seq,
-                due,
-                u32::from(*attempt == Attempt::Counted),
-            )?;
-            // It was settled, so it does not kill its worker.
-            connection
-                .prepare_cached("UPDATE jobs SET deaths = 0 WHERE seq = ?1")?
-                .execute([lease.seq])?;
+            let tries = u32::from(*attempt == Attempt::Counted);
+            put_off(connection, lease.seq, due, tries)?;
+            if *attempt == Attempt::Counted {
+                // It was tried and settled, so it does not kill its worker.
+                connection
+                    .prepare_cached("UPDATE jobs SET deaths = 0 WHERE seq = ?1")?
+                    .execute([lease.seq])?;
+            }
         }
         Settlement::Bury { cause, error } => {
             let error = crate::shortened(error, Settlement::LONGEST_ERROR);
@@ -532,6 +606,9 @@ async fn put_away(
     };
     store
         .write(move |connection| {
+            if !lease.is_held(connection)? {
+                return Ok(());
+            }
             let now = Timestamp::now();
             let age = now.duration_since(row.content.received_at);
             if cause == Cause::Newer && age < crate::NEWER_WAITS_AT_MOST {
@@ -560,7 +637,7 @@ async fn put_away(
         .await
 }
 
-/// Renews every lease of this holder until it is gone.
+/// Renews what is being worked on, and the right to claim, until the claimant is gone.
 async fn renew(store: Store, claimant: std::sync::Weak<Claimant>, mut ended: watch::Receiver<()>) {
     let mut claiming = true;
     loop {
@@ -575,19 +652,23 @@ async fn renew(store: Store, claimant: std::sync::Weak<Claimant>, mut ended: wat
         let Some(claimant) = claimant.upgrade() else {
             return;
         };
+        let live: Vec<Held> = claimant.live().iter().copied().collect();
         let renewed = store
             .write(move |connection| {
                 let now = Timestamp::now();
-                let lease_end = millis_after(now, LEASE);
-                connection
-                    .prepare_cached("UPDATE jobs SET due = ?1 WHERE queue = ?2 AND holder = ?3 AND due > ?4")?
-                    .execute(params![lease_end, claimant.queue, claimant.holder, now.as_millisecond()])?;
+                let (now, lease_end) = (now.as_millisecond(), millis_after(now, LEASE));
+                let mut renew_job = connection.prepare_cached(
+                    "UPDATE jobs SET due = ?1 WHERE seq = ?2 AND claims = ?3 AND holder = ?4 AND due > ?5",
+                )?;
+                for (seq, claims) in live {
+                    renew_job.execute(params![lease_end, seq, claims, claimant.holder, now])?;
+                }
                 if claiming {
                     connection
                         .prepare_cached(
                             "UPDATE consumers SET expires = ?1 WHERE queue = ?2 AND holder = ?3 AND expires > ?4",
                         )?
-                        .execute(params![lease_end, claimant.queue, claimant.holder, now.as_millisecond()])?;
+                        .execute(params![lease_end, claimant.queue, claimant.holder, now])?;
                 }
                 Ok(())
             })

@@ -111,8 +111,10 @@ struct Inner {
     archive_keep: Duration,
     outcomes_keep: Duration,
     writer: Writer,
-    /// For looking; SQLite's readers do not wait for its writer. One connection is enough: looks are short.
-    reader: Mutex<Connection>,
+    /// For looking whether there is work; SQLite's readers do not wait for its writer.
+    looks: Mutex<Connection>,
+    /// For listings, which may take long.
+    listings: Mutex<Connection>,
     /// Changes with every commit of this process.
     written: watch::Receiver<u64>,
 }
@@ -128,7 +130,8 @@ impl Store {
                 path: path.clone(),
                 reason,
             };
-            let reader = open_reader(&path).map_err(|error| unusable(error.to_string()))?;
+            let reader = || open_reader(&path).map_err(|error| unusable(error.to_string()));
+            let (looks, listings) = (Mutex::new(reader()?), Mutex::new(reader()?));
             let (tell, written) = watch::channel(0);
             let writer = Writer::start(connection, move || {
                 tell.send_modify(|count| *count += 1);
@@ -139,7 +142,8 @@ impl Store {
                 archive_keep,
                 outcomes_keep,
                 writer,
-                reader: Mutex::new(reader),
+                looks,
+                listings,
                 written,
             };
             Ok(Self {
@@ -169,19 +173,38 @@ impl Store {
         self.inner.writer.write(task).await
     }
 
-    /// Reads on a thread that may block.
+    /// Reads something short.
     async fn read<T, F>(&self, task: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
+        self.read_with(|inner| &inner.looks, task).await
+    }
+
+    /// Reads something that may take long, without keeping [`Store::read`] waiting.
+    async fn list<T, F>(&self, task: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        self.read_with(|inner| &inner.listings, task).await
+    }
+
+    async fn read_with<T, F>(
+        &self,
+        reader: fn(&Inner) -> &Mutex<Connection>,
+        task: F,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
         let store = self.clone();
+        // On a thread that may block.
         tokio::task::spawn_blocking(move || {
-            let reader = store
-                .inner
-                .reader
-                .lock()
-                .unwrap_or_else(|poisoned| poisoned.into_inner());
+            let reader = reader(&store.inner).lock();
+            let reader = reader.unwrap_or_else(std::sync::PoisonError::into_inner);
             task(&reader).map_err(StoreError::from)
         })
         .await
@@ -249,8 +272,13 @@ impl Store {
 
     /// A write that changes nothing, to see whether writing works.
     pub(crate) async fn check(&self) -> Result<(), StoreError> {
-        self.write(|connection| connection.pragma_update(None, "user_version", SCHEMA_VERSION))
-            .await
+        self.write(|connection| {
+            // As it is: a newer release may have migrated the file under us.
+            let version: i32 =
+                connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+            connection.pragma_update(None, "user_version", version)
+        })
+        .await
     }
 
     /// Waits until what was handed to the writer before is on disk.
@@ -260,7 +288,7 @@ impl Store {
 
     /// How many jobs each queue holds, and since when the oldest has been due.
     pub(crate) async fn depths(&self) -> Result<Vec<(String, u64, Option<Timestamp>)>, StoreError> {
-        self.read(|connection| {
+        self.list(|connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT queue, count(*), min(received_at) FROM jobs GROUP BY queue
                  UNION ALL SELECT 'dead', count(*), min(received_at) FROM dead",
@@ -322,6 +350,13 @@ fn create(connection: &Connection) -> rusqlite::Result<()> {
         connection.pragma_update(None, "application_id", APPLICATION_ID)?;
         connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     }
+    // A lease that ends later than any can was written before the clock was set back.
+    let now = Timestamp::now().as_millisecond();
+    let longest = now + i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX / 2);
+    connection.execute(
+        "UPDATE jobs SET due = ?1 WHERE holder IS NOT NULL AND due > ?2",
+        [now, longest],
+    )?;
     connection.execute_batch("COMMIT")
 }
 

@@ -133,7 +133,7 @@ impl Store {
 
     /// Dead letters, oldest first, at most `limit`.
     pub(crate) async fn dead(&self, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {
-        self.read(move |connection| {
+        self.list(move |connection| {
             let mut statement = connection.prepare_cached(&format!(
                 "SELECT step, cause, error, buried_at, attempts, {CONTENT} FROM dead ORDER BY seq LIMIT ?1"
             ))?;
@@ -286,7 +286,7 @@ impl ArchiveRead {
         let (since, after) = (self.since.as_millisecond(), self.after);
         let rows = self
             .store
-            .read(move |connection| {
+            .list(move |connection| {
                 let mut statement = connection.prepare_cached(&format!(
                     "SELECT seq, {CONTENT} FROM archive WHERE seq > ?1 AND received_at >= ?2 ORDER BY seq LIMIT {PAGE}"
                 ))?;
