@@ -138,3 +138,26 @@ impl Outcome {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FROZEN: &str = include_str!("../tests/data/outcomes.v1.jsonl");
+
+    #[test]
+    fn the_frozen_lines_of_version_1_are_read_and_written_as_they_are() {
+        for line in FROZEN.lines() {
+            let outcome: Outcome = serde_json::from_str(line).expect(line);
+            assert_eq!(serde_json::to_string(&outcome).expect(line), line);
+        }
+    }
+
+    #[test]
+    fn a_line_with_something_more_is_read_all_the_same() {
+        let line = FROZEN.lines().next().expect("there are lines");
+        let newer = line.replace("{\"v\":1,", "{\"v\":2,\"mood\":\"good\",");
+        let outcome: Outcome = serde_json::from_str(&newer).expect("what is added does no harm");
+        assert_eq!(outcome.v, 2);
+    }
+}

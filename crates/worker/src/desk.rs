@@ -481,6 +481,8 @@ impl Standings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scratch::{PATIENCE, Scratch, mention, queue_away, reply};
+    use crate::{ask, post};
 
     fn key(message: &str) -> AnswerKey {
         AnswerKey {
@@ -514,5 +516,88 @@ mod tests {
         let short = shortened(long.clone());
         assert!(short.len() <= Settlement::LONGEST_ERROR && long.starts_with(&short));
         assert_eq!(shortened("short".to_owned()), "short");
+    }
+
+    #[tokio::test]
+    async fn a_tenure_begins_with_one_barrier_whatever_the_number_of_its_claims() {
+        let scratch = Scratch::new().await;
+        let desk = scratch.desk();
+        let follower = tokio::spawn(Arc::clone(&desk.history).follow());
+        let standing = |tenure| {
+            desk.standings
+                .of(Tenure(tenure), &desk.history, &desk.limiter)
+        };
+
+        let (one, two, three) = tokio::join!(standing(4), standing(4), standing(4));
+        for standing in [&one, &two, &three] {
+            assert!(matches!(standing, Standing::Current(_)), "{standing:?}");
+        }
+        assert_eq!(desk.history.marks(), 1);
+        assert!(matches!(standing(3).await, Standing::Superseded));
+        assert!(matches!(standing(5).await, Standing::Current(_)));
+        assert!(matches!(standing(4).await, Standing::Superseded));
+        assert_eq!(desk.history.marks(), 2);
+        follower.abort();
+    }
+
+    #[tokio::test]
+    async fn while_the_outcomes_cannot_be_read_nothing_is_posted_and_no_try_counts() {
+        let scratch = Scratch::new().await;
+        let event = mention();
+        let publisher = scratch.queue.publisher();
+        publisher.publish(&event).await.expect("an event");
+        let mut desk = scratch.desk();
+        let away = queue_away().await.outcomes();
+        let history = History::new(away, BotName::default(), desk.settings.max_age);
+        desk.history = Arc::new(history);
+
+        let claim = scratch.queue.claim_asks(1).next().await;
+        let subject = Subject::of_event(&event);
+        desk.settle(claim, &subject, subject.next(reply(&event)))
+            .await;
+        let mut posts = scratch.queue.claim_posts(&BotName::default(), 1);
+        let claim = posts.next().await;
+        let before = Timestamp::now();
+        post::post(&desk, claim).await;
+
+        let story = scratch.story().await;
+        let last = &story.last().expect("a story").what;
+        let What::Later { step, until, .. } = last else {
+            panic!("{last:?}");
+        };
+        let wait = until.duration_since(before).as_secs_f64();
+        assert_eq!(*step, Step::Post);
+        assert!((4.9..25.0).contains(&wait), "{wait}");
+        let begun = |outcome: &Outcome| matches!(outcome.what, What::Intent { .. });
+        assert!(!story.iter().any(begun));
+        let claim = tokio::time::timeout(PATIENCE, posts.next())
+            .await
+            .expect("it comes back");
+        assert_eq!((claim.job().attempts, claim.job().deaths), (0, 0));
+        desk.settle(claim, &subject, subject.done()).await;
+    }
+
+    #[tokio::test]
+    async fn an_event_that_comes_back_after_its_reply_was_stored_is_not_asked_about_again() {
+        let scratch = Scratch::new().await;
+        let event = mention();
+        let desk = scratch.desk();
+        let publisher = scratch.queue.publisher();
+        let mut asks = scratch.queue.claim_asks(1);
+
+        publisher.publish(&event).await.expect("an event");
+        let claim = asks.next().await;
+        let subject = Subject::of_event(&event);
+        desk.settle(claim, &subject, subject.next(reply(&event)))
+            .await;
+        // The reply was stored, only the end of the claim was not confirmed: it is delivered again.
+        publisher.publish(&event).await.expect("an event");
+        ask::ask(&desk, asks.next().await).await;
+
+        let story = scratch.story().await;
+        let [only] = &story[..] else {
+            panic!("{story:?}");
+        };
+        assert!(matches!(only.what, What::ReplyStored { .. }));
     }
 }

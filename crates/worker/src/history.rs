@@ -172,6 +172,12 @@ impl History {
         self.caught_up.subscribe()
     }
 
+    /// How many marks were read.
+    #[cfg(test)]
+    pub(crate) fn marks(&self) -> usize {
+        self.progress.borrow().marks.len()
+    }
+
     /// Remembers what this process did, before or after the store hears of it.
     pub(crate) fn wrote(&self, outcome: &Outcome) {
         self.memory()
@@ -630,6 +636,7 @@ fn received_at(id: EventId, otherwise: Timestamp) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scratch::{PATIENCE, Scratch, queue_away};
 
     const ROOM: RoomId = RoomId(5);
     const SENDER: AccountId = AccountId(1);
@@ -794,6 +801,7 @@ mod tests {
                 if intended_at == successor.at));
             // The call that it was about is free all the same.
             assert_eq!(told.memory.calls_by_others(told.now).len(), 1);
+            told.pass(1);
             told.read(successors, not_posted(true, Some(&successor)));
             assert_eq!(told.post(), Post::Unbegun);
         }
@@ -856,7 +864,11 @@ mod tests {
         assert!(matches!(told.post(), Post::InDoubt { intended_at, .. } if intended_at == now));
         let result = not_posted(false, Some(&ahead));
         told.read(ahead.id, result);
-        assert_eq!(told.post(), Post::Unbegun, "its result is known by its own date");
+        assert_eq!(
+            told.post(),
+            Post::Unbegun,
+            "its result is known by its own date"
+        );
     }
 
     #[test]
@@ -1048,7 +1060,12 @@ mod tests {
     #[test]
     fn everything_is_forgotten_in_time() {
         let (mut told, id) = (Told::new(), EventId::fresh());
-        for what in [asked(ANSWERED), intent(), refused(403), not_posted(true, None)] {
+        for what in [
+            asked(ANSWERED),
+            intent(),
+            refused(403),
+            not_posted(true, None),
+        ] {
             told.read(id, what);
         }
         told.read(
@@ -1066,5 +1083,107 @@ mod tests {
         let memory = &told.memory;
         assert!(memory.stories.is_empty() && memory.applied.is_empty() && memory.calls.is_empty());
         assert!(memory.closed.is_empty() && memory.senders.is_empty() && memory.put_off.is_empty());
+    }
+
+    fn history(queue: &chickwork_queue::Queue) -> Arc<History> {
+        let (bot, max_age) = (BotName::default(), Duration::from_secs(3600));
+        Arc::new(History::new(queue.outcomes(), bot, max_age))
+    }
+
+    fn entries(history: &History) -> u64 {
+        history.progress.borrow().entries
+    }
+
+    #[tokio::test]
+    async fn whoever_passes_the_barrier_knows_what_was_stored_before_it() {
+        let scratch = Scratch::new().await;
+        let history = history(&scratch.queue);
+        let mut outcome = Told::new().outcome(EventId::fresh(), intent());
+        outcome.at = Timestamp::now();
+        scratch.queue.outcomes().record(outcome);
+        let follower = tokio::spawn(Arc::clone(&history).follow());
+        assert!(history.caught_up().borrow().is_err(), "nothing is read yet");
+        history.barrier().await.expect("a barrier");
+        assert_eq!(*history.caught_up().borrow(), Ok(()));
+        assert!(matches!(
+            history.memory().post(&key()),
+            Post::InDoubt { .. }
+        ));
+        follower.abort();
+    }
+
+    #[tokio::test]
+    async fn a_follower_that_reads_nothing_though_a_mark_is_stored_begins_again() {
+        let scratch = Scratch::new().await;
+        let history = history(&scratch.queue);
+        let soon = Instant::now() + Duration::from_secs(1);
+        let passed = history.pass(soon).await;
+        assert!(matches!(passed, Err(NotCaughtUp::TooSlow)), "nobody reads");
+        // It is asked to begin again, and reads the mark once before that or once after.
+        let follower = tokio::spawn(Arc::clone(&history).follow());
+        history.barrier().await.expect("a barrier");
+        let before = entries(&history);
+        history.silent.notify_one();
+        let mut progress = history.progress.subscribe();
+        let again = progress.wait_for(|progress| progress.entries >= before + 2);
+        tokio::time::timeout(PATIENCE, again)
+            .await
+            .expect("both marks are read again")
+            .expect("the sender lives");
+        history.barrier().await.expect("a barrier");
+        follower.abort();
+    }
+
+    #[tokio::test]
+    async fn a_silent_follower_is_told_once_and_a_slow_one_never() {
+        let scratch = Scratch::new().await;
+        let history = history(&scratch.queue);
+        let told = || {
+            let told = history.silent.notified();
+            let mut told = std::pin::pin!(told);
+            told.as_mut().enable()
+        };
+        let soon = Instant::now() + Duration::from_secs(1);
+        assert!(history.pass(soon).await.is_err());
+        assert!(told() && !told());
+
+        let outcome = Told::new().outcome(EventId::fresh(), intent());
+        let behind = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            history.take_in(Entry::Outcome(outcome));
+        };
+        let soon = Instant::now() + Duration::from_secs(1);
+        let (passed, ()) = tokio::join!(history.pass(soon), behind);
+        assert!(passed.is_err() && !told());
+    }
+
+    #[tokio::test]
+    async fn a_worker_is_ready_again_by_itself_when_the_outcomes_can_be_read_again() {
+        let scratch = Scratch::new().await;
+        let history = history(&scratch.queue);
+        let sentence = "they cannot be read".to_owned();
+        history
+            .caught_up
+            .send_modify(|caught_up| *caught_up = Err(sentence));
+        let follower = tokio::spawn(Arc::clone(&history).follow());
+        let keeper = tokio::spawn(Arc::clone(&history).keep_up());
+        let mut caught_up = history.caught_up();
+        let ready = caught_up.wait_for(Result::is_ok);
+        let ready = tokio::time::timeout(PATIENCE, ready).await;
+        assert!(matches!(ready, Ok(Ok(_))), "it is ready");
+        follower.abort();
+        keeper.abort();
+    }
+
+    #[tokio::test]
+    async fn a_barrier_that_cannot_be_passed_says_why() {
+        let history = history(&queue_away().await);
+        assert!(matches!(
+            history.barrier().await,
+            Err(NotCaughtUp::NoMark(_) | NotCaughtUp::TooSlow)
+        ));
+        let caught_up = history.caught_up().borrow().clone();
+        let why = caught_up.expect_err("it is not caught up");
+        assert!(why.contains("outcomes"), "{why}");
     }
 }

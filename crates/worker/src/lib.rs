@@ -20,6 +20,8 @@ mod limits;
 mod look;
 mod pause;
 mod post;
+#[cfg(test)]
+mod scratch;
 mod understand;
 mod who;
 mod worker;

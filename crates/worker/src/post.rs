@@ -306,9 +306,7 @@ impl PostStep<'_> {
             Ok(Ok(())) if begun.elapsed() <= SEND_WITHIN => {}
             Ok(Ok(())) => {
                 let not_posted = self.not_posted(too_late, false, &intent);
-                return subject
-                    .not_yet(NOT_INTENDED, too_late)
-                    .after([not_posted]);
+                return subject.not_yet(NOT_INTENDED, too_late).after([not_posted]);
             }
             // No result without a confirmed intent: perhaps the claim is somebody else's by now. If
             // it was stored after all, it is a doubt.

@@ -256,3 +256,64 @@ fn report(step: Step, ended: Result<(), JoinError>) {
         log::error!(step = step.as_str(); "a job made its step panic; it was given back");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::scratch::{PATIENCE, Scratch, mention, services, settings};
+
+    #[tokio::test]
+    async fn a_step_that_panics_loses_neither_its_claim_nor_its_permit() {
+        let scratch = Scratch::new().await;
+        let publisher = scratch.queue.publisher();
+        publisher.publish(&mention()).await.expect("an event");
+        let (stage, told) = watch::channel(Stage::Working);
+        let deaths = Arc::new(Mutex::new(Vec::new()));
+        let on = |claim: Claim| {
+            let (deaths, stage) = (Arc::clone(&deaths), stage.clone());
+            async move {
+                let job = claim.job().clone();
+                deaths.lock().expect("not poisoned").push(job.deaths);
+                assert!(job.deaths > 0, "the first time it panics");
+                let settled = chickwork_queue::job::Settled {
+                    settlement: chickwork_queue::job::Settlement::Done,
+                    outcomes: Vec::new(),
+                };
+                claim.settle(settled).await.expect("settled");
+                stage.send_replace(Stage::Draining);
+            }
+        };
+        let claims = scratch.queue.claim_asks(1);
+        let clean = tokio::time::timeout(PATIENCE, work(Step::Ask, 1, claims, told, on)).await;
+        assert_eq!(clean, Ok(true));
+        assert_eq!(*deaths.lock().expect("not poisoned"), [0, 1]);
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_has_lost_a_part_says_so_and_can_still_be_stopped() {
+        let scratch = Scratch::new().await;
+        for lose_all in [true, false] {
+            let (simsimi, chatwork) = services();
+            let mut worker = Worker::start(settings(), scratch.queue.clone(), simsimi, chatwork);
+            let ended = tokio::time::timeout(Duration::from_millis(50), worker.ended());
+            assert!(ended.await.is_err(), "it works");
+            if lose_all {
+                worker.run.abort();
+            } else {
+                worker.background.spawn(async { panic!("a part panics") });
+            }
+            let ended = tokio::time::timeout(PATIENCE, worker.ended());
+            let broken = ended.await.expect("it has lost a part");
+            assert!(std::error::Error::source(&broken).is_some());
+            if lose_all {
+                let why = worker.readiness().check().expect_err("it is not ready");
+                assert_eq!(why, "the worker has stopped");
+            }
+            let stopped = tokio::time::timeout(PATIENCE, worker.stop(std::future::pending()));
+            let stopped = stopped.await.expect("it stops");
+            assert_eq!(stopped.clean, !lose_all);
+        }
+    }
+}

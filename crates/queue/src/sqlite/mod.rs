@@ -410,3 +410,31 @@ async fn tidy(inner: std::sync::Weak<Inner>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_is_synced_to_the_disk_before_it_is_answered() -> Result<(), OpenError> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let connection = prepare(&folder.path().join("queue.db"))?;
+        let pragma = |name: &str| {
+            connection
+                .pragma_query_value(None, name, |row| row.get::<_, String>(0))
+                .or_else(|_| {
+                    connection
+                        .pragma_query_value(None, name, |row| row.get::<_, i64>(0))
+                        .map(|n| n.to_string())
+                })
+                .expect("every pragma has a value")
+        };
+        assert_eq!(pragma("journal_mode"), "wal");
+        assert_eq!(
+            pragma("synchronous"),
+            "2",
+            "FULL: in WAL mode, NORMAL would sync at checkpoints only"
+        );
+        Ok(())
+    }
+}
