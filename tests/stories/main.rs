@@ -4,10 +4,12 @@
 
 mod answered;
 mod chatwork;
+mod commands;
 mod ingress;
 mod interrupted;
 mod many;
 mod not_answered;
+mod quiet;
 mod simsimi;
 
 use chickwork_tests::stage::Kind;
@@ -92,6 +94,7 @@ stories! {
             what_was_acknowledged_survives_a_kill_of_everything,
             mentions_wait_for_workers,
         ],
+        quiet: [no_log_tells_secrets_or_what_people_said],
         many: [
             a_company_talks_at_once_and_each_is_answered_once,
             workers_die_at_random_and_each_mention_is_answered_once,
@@ -102,6 +105,15 @@ stories! {
         ingress: [without_its_broker_the_ingress_says_503_and_recovers],
     ],
     once: [
+        commands: [
+            dev_shows_a_mention_and_its_reply_and_leaves_nothing,
+            dev_talks_until_the_input_ends,
+            mistakes_in_the_settings_are_told_all_at_once,
+            healthcheck_tells_whether_the_process_is_ready,
+            send_posts_a_signed_webhook_and_prints_the_status,
+            the_sandbox_runs_alone_and_can_be_talked_to,
+            what_topology_prints_is_what_a_managed_broker_needs,
+        ],
         // Pauses take a minute.
         simsimi: [asking_pauses_when_simsimi_does_not_want_us],
     ],

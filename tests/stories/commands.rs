@@ -1,0 +1,200 @@
+//! The commands that people and containers run, as they see them: what is printed, the exit code,
+//! what is left behind.
+
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use anyhow::ensure;
+use chickwork_chatwork::id::MessageId;
+use chickwork_sandbox::DEMO_WEBHOOK_TOKEN;
+use chickwork_tests::bot::{Plan, ROOM};
+use chickwork_tests::process::{chickwork, free_port};
+use chickwork_tests::stage::{Kind, soon};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+/// Runs a command to its end.
+async fn run(command: &mut Command) -> anyhow::Result<Output> {
+    Ok(soon("the command has ended", command.output()).await??)
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn is_empty(folder: &Path) -> anyhow::Result<bool> {
+    Ok(std::fs::read_dir(folder)?.next().is_none())
+}
+
+/// The first thing that a newcomer runs.
+pub(super) async fn dev_shows_a_mention_and_its_reply_and_leaves_nothing() -> anyhow::Result<()> {
+    let (here, temporary) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let mut command = chickwork("dev")?;
+    command.arg("--once").current_dir(&here).env("TMPDIR", temporary.path());
+    let output = run(&mut command).await?;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let said = stdout(&output);
+    assert!(said.contains("[To:1000001]Chickwork さん") && said.contains("Chào bạn"), "{said}");
+    assert!(said.contains("[rp aid=1000002 to=200000002-"), "{said}");
+    assert_eq!(stderr(&output), "");
+    ensure!(is_empty(here.path())? && is_empty(temporary.path())?, "something is left behind");
+    Ok(())
+}
+
+/// Lines from the terminal are answered; the end of the input is the end.
+pub(super) async fn dev_talks_until_the_input_ends() -> anyhow::Result<()> {
+    let temporary = tempfile::tempdir()?;
+    let mut command = chickwork("dev")?;
+    command.env("TMPDIR", temporary.path()).env("SIMSIMI_LANG", "ja");
+    let mut dev = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut input = dev.stdin.take().expect("its input was asked for");
+    input.write_all("echo một con vịt\n/as hana\necho アヒルが一羽\n".as_bytes()).await?;
+    drop(input);
+    let output = soon("the talk is over", dev.wait_with_output()).await??;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let said = stdout(&output);
+    let lines: Vec<&str> = said.lines().map(str::trim).collect();
+    for answer in ["một con vịt", "アヒルが一羽"] {
+        assert!(lines.contains(&answer), "{said}");
+    }
+    ensure!(is_empty(temporary.path())?, "something is left behind");
+    Ok(())
+}
+
+/// Every mistake in one go, by name, with a hint, before anything starts; no secret among them.
+pub(super) async fn mistakes_in_the_settings_are_told_all_at_once() -> anyhow::Result<()> {
+    let here = tempfile::tempdir()?;
+    let mut command = chickwork("serve")?;
+    command.current_dir(&here).envs([
+        ("SIMSIMI_LANG", "vi"),
+        ("CHICKWORK_CONCURRENCY", "many"),
+        ("CHATWORK_ROOM_LIMIT", "ten"),
+        ("CHATWORK_WEBHOOK_TOKEN", "hush, this is no token"),
+        ("CHICKWORK_MAX_AGE", "1 fortnight and a bit"),
+        ("SIMSIMI_API_KEY", "key"),
+        ("SIMSIMI_API_KEY_FILE", "/also/a/file"),
+    ]);
+    let output = run(&mut command).await?;
+    assert_eq!(output.status.code(), Some(2));
+    let said = stderr(&output);
+    for name in [
+        "SIMSIMI_LANG",
+        "vn",
+        "CHICKWORK_CONCURRENCY",
+        "CHATWORK_ROOM_LIMIT",
+        "CHATWORK_WEBHOOK_TOKEN",
+        "CHATWORK_API_TOKEN",
+        "CHICKWORK_MAX_AGE",
+        "SIMSIMI_API_KEY_FILE",
+    ] {
+        assert!(said.contains(name), "{name} is not in:\n{said}");
+    }
+    assert!(!said.contains("hush"), "{said}");
+    ensure!(is_empty(here.path())?, "a queue was created");
+
+    let output = run(chickwork("serve")?.arg("--no-such-flag")).await?;
+    assert_eq!(output.status.code(), Some(2));
+    let output = run(&mut chickwork("fly")?).await?;
+    assert_eq!(output.status.code(), Some(2));
+    Ok(())
+}
+
+/// What containers ask, and what they are told.
+pub(super) async fn healthcheck_tells_whether_the_process_is_ready() -> anyhow::Result<()> {
+    let mut bot = Plan::on(Kind::Sqlite)?.start().await?;
+    let address = bot.front.admin_address();
+    let check = async || run(chickwork("healthcheck")?.env("CHICKWORK_ADMIN_LISTEN", &address)).await;
+    let output = check().await?;
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), "ready\n"));
+    bot.front.kill().await?;
+    let output = check().await?;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).starts_with("not ready"), "{}", stdout(&output));
+    bot.end().await
+}
+
+/// A webhook by hand, as Chatwork would send it.
+pub(super) async fn send_posts_a_signed_webhook_and_prints_the_status() -> anyhow::Result<()> {
+    let bot = Plan::on(Kind::Sqlite)?.start().await?;
+    let url = bot.webhook_url();
+    let send = |token: &'static str, more: &[&str]| -> anyhow::Result<Command> {
+        let mut command = chickwork("send")?;
+        command.env("CHATWORK_WEBHOOK_TOKEN", token).args(["--url", &url]).args(more);
+        Ok(command)
+    };
+    let message = MessageId::new("1800000000000000007")?;
+    let room = ROOM.to_string();
+    let flags = ["--message", message.as_str(), "--room", &room, "--text", "[To:1000001] echo by hand"];
+    let output = run(&mut send(DEMO_WEBHOOK_TOKEN, &flags)?).await?;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stdout(&output).starts_with("200 in "), "{}", stdout(&output));
+    assert_eq!(bot.answer(&message).await?, "by hand");
+
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("body");
+    std::fs::write(&file, b"\xff no JSON")?;
+    let output = run(&mut send(DEMO_WEBHOOK_TOKEN, &["--file", &file.display().to_string()])?).await?;
+    assert!(stdout(&output).starts_with("200 in "), "{}", stdout(&output));
+    assert_eq!(bot.queue().await?.dead_letters().list(10).await?.len(), 1);
+
+    let output = run(&mut send("d3Jvbmc=", &flags)?).await?;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).starts_with("401 in "), "{}", stdout(&output));
+    bot.end().await
+}
+
+/// The sandbox alone, as `docker compose` runs it: the bot's whole outside world.
+pub(super) async fn the_sandbox_runs_alone_and_can_be_talked_to() -> anyhow::Result<()> {
+    let (port, bot) = (free_port()?, Plan::on(Kind::Sqlite)?.start().await?);
+    let mut command = chickwork("sandbox")?;
+    command
+        .env("CHICKWORK_SANDBOX_LISTEN", format!("127.0.0.1:{port}"))
+        .env("CHICKWORK_SANDBOX_WEBHOOK_URL", bot.webhook_url());
+    let mut sandbox = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let http = chickwork_tests::process::http()?;
+    let say = serde_json::json!({"room_id": ROOM, "account_id": 1_000_002, "body": "[To:1000001] echo hi"});
+    let said = soon("the sandbox answers", async {
+        loop {
+            let say = http.post(format!("http://127.0.0.1:{port}/say")).body(say.to_string());
+            match say.send().await {
+                Ok(answer) => return answer.text().await,
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+            }
+        }
+    });
+    let said: serde_json::Value = serde_json::from_str(&said.await??)?;
+    assert_eq!(said["webhook_status"], 200, "{said}");
+    // This bot answers in the sandbox of the story, not in that one.
+    let message = MessageId::new(said["message_id"].as_str().unwrap_or_default())?;
+    assert_eq!(bot.answer(&message).await?, "hi");
+    sandbox.kill().await?;
+    bot.end().await
+}
+
+/// Where somebody else manages the broker: without its objects the bot says what is missing; with
+/// those that `chickwork topology` prints it works.
+pub(super) async fn what_topology_prints_is_what_a_managed_broker_needs() -> anyhow::Result<()> {
+    let mut bot = Plan::on(Kind::Rabbitmq)?.alone().with("CHICKWORK_DECLARE", "passive").prepare().await?;
+    bot.front.start()?;
+    bot.front.not_ready(bot.stage().namespace()).await?;
+
+    let output = run(chickwork("topology")?.env("CHICKWORK_NAMESPACE", bot.stage().namespace())).await?;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("definitions.json");
+    std::fs::write(&file, &output.stdout)?;
+    let file = file.display().to_string();
+    tokio::task::block_in_place(|| bot.stage().node()?.control(&["import_definitions", &file]))?;
+
+    for worker in &mut bot.workers {
+        worker.start()?;
+    }
+    bot.ready().await?;
+    let message = bot.mention("echo managed").await?;
+    assert_eq!(bot.answer(&message).await?, "managed");
+    bot.end().await
+}
