@@ -252,6 +252,7 @@ async fn worker(kind: Kind) -> anyhow::Result<()> {
     bot.sandbox
         .until(Duration::from_secs(60), |ledger| !ledger.asked.is_empty())
         .await
+        .then_some(())
         .context("nobody asks")?;
     let begun = Instant::now();
     let asked = bot
@@ -261,12 +262,13 @@ async fn worker(kind: Kind) -> anyhow::Result<()> {
         })
         .await;
     let took = begun.elapsed();
-    asked.context("not everything was asked")?;
+    ensure!(asked, "not everything was asked");
     bot.sandbox
         .until(Duration::from_secs(120), |ledger| {
             ledger.posted.len() >= MENTIONS
         })
         .await
+        .then_some(())
         .context("not everything was posted")?;
     let posted = begun.elapsed();
     let ideal = rate(CONCURRENCY, SERVICE);

@@ -37,8 +37,8 @@ pub fn chickwork(command: &str) -> anyhow::Result<Command> {
     Ok(process)
 }
 
-/// The binary, which is built once per test process: cargo builds binaries only for the tests of
-/// their own package.
+/// The binary, which is built once per test process, if it is not there yet: cargo builds binaries
+/// only for the tests of their own package.
 fn binary() -> anyhow::Result<&'static Path> {
     static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let built = BINARY.get_or_init(|| build().map_err(|error| format!("{error:#}")));
@@ -51,23 +51,19 @@ fn build() -> anyhow::Result<PathBuf> {
         .ancestors()
         .nth(2)
         .context("tests run in target/PROFILE/deps")?;
-    let name = folder
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default();
-    let profile = if name == "debug" { "dev" } else { name };
+    let profile = folder.file_name().and_then(|name| name.to_str());
+    // Just as `tests/run` builds everything: with other packages selected, cargo would choose other
+    // features of shared dependencies and build those once more.
+    let arguments: &[&str] = match profile {
+        Some("release") => &["build", "--release", "--package", "chickwork"],
+        _ => &["test", "--workspace", "--no-run"],
+    };
     let target = folder
         .parent()
         .context("a profile's folder is in the target folder")?;
     let output = std::process::Command::new(env!("CARGO"))
-        .args([
-            "build",
-            "--package",
-            "chickwork",
-            "--profile",
-            profile,
-            "--target-dir",
-        ])
+        .args(arguments)
+        .args(["--locked", "--quiet", "--target-dir"])
         .arg(target)
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .output()?;

@@ -1,5 +1,5 @@
-//! RabbitMQ nodes of our own: started from Debian's package (or, where [`IMAGE`] is set, from that
-//! container image) on a free port, killed and started again at will, and gone with the test
+//! RabbitMQ nodes of our own: started from Debian's package (or, where `CHICKWORK_TEST_RABBITMQ_IMAGE` is
+//! set, from that container image) on a free port, killed and started again at will, and gone with the test
 //! process, however that ends.
 
 use std::io::Write;
@@ -221,8 +221,12 @@ impl Node {
             .stderr(output)
             .spawn()
             .with_context(|| format!("cannot start {SERVER}"))?;
-        self.watchdogs
-            .push(watchdog(&format!("kill -9 -{}", started.id()))?);
+        let last_deed = format!(
+            "kill -9 -{}; sleep 1; rm -rf {}",
+            started.id(),
+            folder.path().display()
+        );
+        self.watchdogs.push(watchdog(&last_deed)?);
         if let MadeOf::Package { server, .. } = &mut self.made_of {
             *server = Some(started);
         }

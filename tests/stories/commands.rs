@@ -34,14 +34,23 @@ fn is_empty(folder: &Path) -> anyhow::Result<bool> {
 pub(super) async fn dev_shows_a_mention_and_its_reply_and_leaves_nothing() -> anyhow::Result<()> {
     let (here, temporary) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let mut command = chickwork("dev")?;
-    command.arg("--once").current_dir(&here).env("TMPDIR", temporary.path());
+    command
+        .arg("--once")
+        .current_dir(&here)
+        .env("TMPDIR", temporary.path());
     let output = run(&mut command).await?;
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let said = stdout(&output);
-    assert!(said.contains("[To:1000001]Chickwork さん") && said.contains("Chào bạn"), "{said}");
+    assert!(
+        said.contains("[To:1000001]Chickwork さん") && said.contains("Chào bạn"),
+        "{said}"
+    );
     assert!(said.contains("[rp aid=1000002 to=200000002-"), "{said}");
     assert_eq!(stderr(&output), "");
-    ensure!(is_empty(here.path())? && is_empty(temporary.path())?, "something is left behind");
+    ensure!(
+        is_empty(here.path())? && is_empty(temporary.path())?,
+        "something is left behind"
+    );
     Ok(())
 }
 
@@ -49,10 +58,18 @@ pub(super) async fn dev_shows_a_mention_and_its_reply_and_leaves_nothing() -> an
 pub(super) async fn dev_talks_until_the_input_ends() -> anyhow::Result<()> {
     let temporary = tempfile::tempdir()?;
     let mut command = chickwork("dev")?;
-    command.env("TMPDIR", temporary.path()).env("SIMSIMI_LANG", "ja");
-    let mut dev = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    command
+        .env("TMPDIR", temporary.path())
+        .env("SIMSIMI_LANG", "ja");
+    let mut dev = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
     let mut input = dev.stdin.take().expect("its input was asked for");
-    input.write_all("echo một con vịt\n/as hana\necho アヒルが一羽\n".as_bytes()).await?;
+    input
+        .write_all("echo một con vịt\n/as hana\necho アヒルが一羽\n".as_bytes())
+        .await?;
     drop(input);
     let output = soon("the talk is over", dev.wait_with_output()).await??;
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
@@ -107,13 +124,21 @@ pub(super) async fn mistakes_in_the_settings_are_told_all_at_once() -> anyhow::R
 pub(super) async fn healthcheck_tells_whether_the_process_is_ready() -> anyhow::Result<()> {
     let mut bot = Plan::on(Kind::Sqlite)?.start().await?;
     let address = bot.front.admin_address();
-    let check = async || run(chickwork("healthcheck")?.env("CHICKWORK_ADMIN_LISTEN", &address)).await;
+    let check =
+        async || run(chickwork("healthcheck")?.env("CHICKWORK_ADMIN_LISTEN", &address)).await;
     let output = check().await?;
-    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), "ready\n"));
+    assert_eq!(
+        (output.status.code(), stdout(&output).as_str()),
+        (Some(0), "ready\n")
+    );
     bot.front.kill().await?;
     let output = check().await?;
     assert_eq!(output.status.code(), Some(1));
-    assert!(stdout(&output).starts_with("not ready"), "{}", stdout(&output));
+    assert!(
+        stdout(&output).starts_with("not ready"),
+        "{}",
+        stdout(&output)
+    );
     bot.end().await
 }
 
@@ -123,27 +148,53 @@ pub(super) async fn send_posts_a_signed_webhook_and_prints_the_status() -> anyho
     let url = bot.webhook_url();
     let send = |token: &'static str, more: &[&str]| -> anyhow::Result<Command> {
         let mut command = chickwork("send")?;
-        command.env("CHATWORK_WEBHOOK_TOKEN", token).args(["--url", &url]).args(more);
+        command
+            .env("CHATWORK_WEBHOOK_TOKEN", token)
+            .args(["--url", &url])
+            .args(more);
         Ok(command)
     };
     let message = MessageId::new("1800000000000000007")?;
     let room = ROOM.to_string();
-    let flags = ["--message", message.as_str(), "--room", &room, "--text", "[To:1000001] echo by hand"];
+    let flags = [
+        "--message",
+        message.as_str(),
+        "--room",
+        &room,
+        "--text",
+        "[To:1000001] echo by hand",
+    ];
     let output = run(&mut send(DEMO_WEBHOOK_TOKEN, &flags)?).await?;
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert!(stdout(&output).starts_with("200 in "), "{}", stdout(&output));
+    assert!(
+        stdout(&output).starts_with("200 in "),
+        "{}",
+        stdout(&output)
+    );
     assert_eq!(bot.answer(&message).await?, "by hand");
 
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("body");
     std::fs::write(&file, b"\xff no JSON")?;
-    let output = run(&mut send(DEMO_WEBHOOK_TOKEN, &["--file", &file.display().to_string()])?).await?;
-    assert!(stdout(&output).starts_with("200 in "), "{}", stdout(&output));
+    let output = run(&mut send(
+        DEMO_WEBHOOK_TOKEN,
+        &["--file", &file.display().to_string()],
+    )?)
+    .await?;
+    assert!(
+        stdout(&output).starts_with("200 in "),
+        "{}",
+        stdout(&output)
+    );
     assert_eq!(bot.queue().await?.dead_letters().list(10).await?.len(), 1);
 
     let output = run(&mut send("d3Jvbmc=", &flags)?).await?;
     assert_eq!(output.status.code(), Some(1));
-    assert!(stdout(&output).starts_with("401 in "), "{}", stdout(&output));
+    assert!(
+        stdout(&output).starts_with("401 in "),
+        "{}",
+        stdout(&output)
+    );
     bot.end().await
 }
 
@@ -154,12 +205,17 @@ pub(super) async fn the_sandbox_runs_alone_and_can_be_talked_to() -> anyhow::Res
     command
         .env("CHICKWORK_SANDBOX_LISTEN", format!("127.0.0.1:{port}"))
         .env("CHICKWORK_SANDBOX_WEBHOOK_URL", bot.webhook_url());
-    let mut sandbox = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let mut sandbox = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
     let http = chickwork_tests::process::http()?;
     let say = serde_json::json!({"room_id": ROOM, "account_id": 1_000_002, "body": "[To:1000001] echo hi"});
     let said = soon("the sandbox answers", async {
         loop {
-            let say = http.post(format!("http://127.0.0.1:{port}/say")).body(say.to_string());
+            let say = http
+                .post(format!("http://127.0.0.1:{port}/say"))
+                .body(say.to_string());
             match say.send().await {
                 Ok(answer) => return answer.text().await,
                 Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
@@ -178,11 +234,16 @@ pub(super) async fn the_sandbox_runs_alone_and_can_be_talked_to() -> anyhow::Res
 /// Where somebody else manages the broker: without its objects the bot says what is missing; with
 /// those that `chickwork topology` prints it works.
 pub(super) async fn what_topology_prints_is_what_a_managed_broker_needs() -> anyhow::Result<()> {
-    let mut bot = Plan::on(Kind::Rabbitmq)?.alone().with("CHICKWORK_DECLARE", "passive").prepare().await?;
+    let mut bot = Plan::on(Kind::Rabbitmq)?
+        .alone()
+        .with("CHICKWORK_DECLARE", "passive")
+        .prepare()
+        .await?;
+    let namespace = bot.stage().namespace().to_owned();
     bot.front.start()?;
-    bot.front.not_ready(bot.stage().namespace()).await?;
+    bot.front.not_ready(&namespace).await?;
 
-    let output = run(chickwork("topology")?.env("CHICKWORK_NAMESPACE", bot.stage().namespace())).await?;
+    let output = run(chickwork("topology")?.env("CHICKWORK_NAMESPACE", &namespace)).await?;
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("definitions.json");

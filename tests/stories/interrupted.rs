@@ -9,7 +9,7 @@ use chickwork_queue::outcome::What;
 use chickwork_sandbox::fault::{Call, Fault, Service};
 use chickwork_sandbox::webhook::Kind as HookKind;
 use chickwork_sandbox::{Say, town};
-use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY, acknowledged, mentioning};
+use chickwork_tests::bot::{Bot, Plan, SOMEBODY, acknowledged, mentioning};
 use chickwork_tests::stage::Kind;
 
 /// Longer than it takes to find out what became of a post of a process that is gone.
@@ -290,7 +290,11 @@ pub(super) async fn a_broker_that_restarts_loses_nothing() -> anyhow::Result<()>
     let message = bot.mention("echo after").await?;
     assert_eq!(bot.answer_within(A_MINUTE, &message).await?, "after");
     let acknowledged = acknowledged(&bot.sandbox.ledger());
-    assert!(acknowledged.len() > 20, "only {} were acknowledged", acknowledged.len());
+    assert!(
+        acknowledged.len() > 20,
+        "only {} were acknowledged",
+        acknowledged.len()
+    );
     bot.all_answered_once(A_MINUTE, &acknowledged).await?;
     for message in &acknowledged {
         assert_eq!(bot.answers(message), 1);

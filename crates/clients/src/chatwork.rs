@@ -209,7 +209,7 @@ impl Chatwork {
     /// Who the token belongs to: `GET /me`.
     pub async fn me(&self) -> Result<Answered<Account>, CallError> {
         let request = self.reading.get(http::at(&self.base, "/me"));
-        let (mut response, limits) = self.call(request).await?;
+        let (mut response, limits) = self.call(request, "").await?;
         let value = json(&mut response, ME_BYTES).await?;
         Ok(Answered { value, limits })
     }
@@ -220,7 +220,7 @@ impl Chatwork {
             .reading
             .get(self.messages_of(room))
             .query(&[("force", "1")]);
-        let (mut response, limits) = self.call(request).await?;
+        let (mut response, limits) = self.call(request, "").await?;
         let hidden = header(response.headers(), LIMITATION)
             .is_some_and(|value| value.eq_ignore_ascii_case("true"));
         // "Nothing" is a 204 without a body, not an empty list.
@@ -250,7 +250,7 @@ impl Chatwork {
             .posting
             .post(self.messages_of(room))
             .form(&[("body", text)]);
-        let (mut response, limits) = self.call(request).await?;
+        let (mut response, limits) = self.call(request, text).await?;
         let body = http::start_of_body(&mut response, POSTED_BYTES).await;
         let value = serde_json::from_slice::<Posted>(&body)
             .ok()
@@ -262,8 +262,13 @@ impl Chatwork {
         http::at(&self.base, &format!("/rooms/{room}/messages"))
     }
 
-    /// Sends a request; an answer comes back only if its status is 2xx.
-    async fn call(&self, request: RequestBuilder) -> Result<(Response, Limits), CallError> {
+    /// Sends a request; an answer comes back only if its status is 2xx. An error does not repeat
+    /// `text`, which is what the bot wants to say: errors are logged.
+    async fn call(
+        &self,
+        request: RequestBuilder,
+        text: &str,
+    ) -> Result<(Response, Limits), CallError> {
         let mut response = request
             .header("x-chatworktoken", self.token.clone())
             .send()
@@ -277,9 +282,13 @@ impl Chatwork {
         let body = http::start_of_body(&mut response, ERROR_BYTES).await;
         let said = explanation(&body);
         let room_limit = is_room_limit(status, &said, limits);
+        let hidden: Vec<&str> = [self.api_token.as_str(), text]
+            .into_iter()
+            .chain(text.lines())
+            .collect();
         Err(CallError::Refused {
             status: status.as_u16(),
-            said: http::brief(&said, &[&self.api_token]),
+            said: http::brief(&said, &hidden),
             limits,
             room_limit,
         })
