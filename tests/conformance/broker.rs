@@ -7,7 +7,9 @@ use anyhow::{Context, bail, ensure};
 use chickwork_queue::event::BotName;
 use chickwork_queue::job::{Settlement, Work};
 use chickwork_queue::{Declare, Location, Queue, Settings};
-use chickwork_tests::stage::{Kind, Stage, an_event, next, nothing, settle, soon, within};
+use chickwork_tests::stage::{
+    Kind, Stage, a_reply, an_event, next, nothing, outcome, settle, soon, within,
+};
 use lapin::options::{ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 
@@ -326,6 +328,61 @@ fn while_an_alarm_blocks_publishing_nothing_is_acked_and_nothing_is_lost() -> an
             }
         };
         ensure!(within(Duration::from_secs(30), "the job is back", back).await?? == 1);
+        Ok(())
+    })
+}
+
+#[test]
+fn an_intent_that_meets_an_alarm_is_refused_and_takes_no_other_claim_along() -> anyhow::Result<()> {
+    tell(Stage::alone(Kind::Rabbitmq), async |stage: Stage| {
+        let queue = stage.queue().await?;
+        let mut asks = queue.claim_asks(LIMIT);
+        for number in 0..2 {
+            let event = publish_until_stored(&queue, number).await?;
+            settle(next(&mut asks).await?, Settlement::Next(a_reply(&event))).await?;
+        }
+        let mut posts = queue.claim_posts(&BotName::default(), LIMIT);
+        let (one, other) = (next(&mut posts).await?, next(&mut posts).await?);
+        let tenure = one.tenure();
+        let alarm = |level: &str| {
+            let arguments = ["set_vm_memory_high_watermark", "absolute", level];
+            tokio::task::block_in_place(|| stage.node()?.control(&arguments))
+        };
+        alarm("1MB")?;
+        let blocked = async { while queue.publisher().publish(&an_event(9)).await.is_ok() {} };
+        soon("the broker takes no more", blocked).await?;
+        let intent = |claim: &chickwork_queue::Claim| {
+            let Work::Post(reply) = &claim.job().work else {
+                unreachable!("these are replies")
+            };
+            let consumer = "a test".to_owned();
+            outcome(
+                reply.id,
+                chickwork_queue::outcome::What::Intent { consumer },
+            )
+        };
+        ensure!(
+            one.intend(&intent(&one)).await.is_err(),
+            "nobody confirms it"
+        );
+        alarm("1GB")?;
+        ensure!(
+            other.intend(&intent(&other)).await.is_err(),
+            "one that is unconfirmed is enough"
+        );
+        let later = || Settlement::Later(Duration::ZERO, chickwork_queue::job::Attempt::NotCounted);
+        let settled = async {
+            settle(one, later()).await?;
+            settle(other, later()).await
+        };
+        within(Duration::from_secs(60), "both are settled", settled).await??;
+        for _ in 0..2 {
+            let claim = within(Duration::from_secs(60), "both are back", posts.next()).await?;
+            ensure!(claim.tenure() > tenure, "under a new tenure");
+            ensure!(claim.job().deaths == 0, "nobody died");
+            claim.intend(&intent(&claim)).await?;
+            settle(claim, Settlement::Done).await?;
+        }
         Ok(())
     })
 }

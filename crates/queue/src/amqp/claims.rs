@@ -6,6 +6,7 @@
 //! consumer for the active one, and so before a successor's first delivery.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use deadpool_lapin::lapin;
@@ -16,7 +17,7 @@ use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
     ConfirmSelectOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -38,8 +39,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long a settlement is tried while its delivery is still ours. Long, because giving up means
 /// that SimSimi is asked again; under the broker's consumer timeout of half an hour.
 const SETTLE_LIMIT: Duration = Duration::from_secs(25 * 60);
-/// How long the broker has to confirm an intent. Less than what the poster allows for it, so that
-/// here is known what became of it.
+/// How long an intent may wait for the one before it, and how long the broker has to confirm it.
+/// Together less than what the poster allows, so that here is known what became of it.
+const TURN_LIMIT: Duration = Duration::from_millis(400);
 const INTENT_LIMIT: Duration = Duration::from_millis(1500);
 /// The pause between tries to settle.
 const SETTLE_AGAIN: Duration = Duration::from_millis(500);
@@ -77,10 +79,13 @@ struct Session {
 #[derive(Debug)]
 struct Shared {
     connection: Option<lapin::Connection>,
-    /// Confirms are on: intents go here, one at a time.
+    /// Confirms are on: intents go here.
     channel: Channel,
-    /// Whether intents may be stored. Held while one is on its way.
-    may_intend: Mutex<bool>,
+    tag: ShortString,
+    /// Held while an intent is on its way: one in flight on a channel, see `publish`.
+    turn: Mutex<()>,
+    /// Whether no more intents may be stored, since this may not be the active consumer any more.
+    refused: AtomicBool,
     tenure: Tenure,
 }
 
@@ -138,18 +143,18 @@ impl AmqpClaims {
                         return claim;
                     }
                 }
-                Some(Err(error)) => self.lost(&error.to_string()).await,
+                Some(Err(error)) => self.lost(&error.to_string()),
                 // The queue was deleted, or the channel ended without a word.
-                None => self.lost("the broker ended the consumer").await,
+                None => self.lost("the consumer was ended"),
             }
         }
     }
 
-    async fn lost(&mut self, reason: &str) {
+    fn lost(&mut self, reason: &str) {
         log::warn!(queue = self.source.name; "the consumer ended and is started again: {reason}");
         if let Some(session) = self.session.take() {
             // The broker may have ended the consumer alone, and made another one active.
-            session.shared.refuse_intents().await;
+            session.shared.refused.store(true, Ordering::Release);
         }
         self.failures += 1;
     }
@@ -249,12 +254,17 @@ impl AmqpClaims {
     /// Cancels the consumer and gives back what it had fetched. Claims that are still held keep
     /// the connection until they are settled, but can announce no post any more.
     pub(crate) async fn stop(mut self) {
-        let Some(mut session) = self.session.take() else {
+        let mut session = self.session.take();
+        if let Some(starting) = self.starting.take() {
+            let started = tokio::time::timeout(REQUEST_LIMIT, starting).await;
+            session = started.ok().and_then(|started| started.ok()?.ok());
+        }
+        let Some(mut session) = session else {
             return;
         };
         session.shared.refuse_intents().await;
         let cancelled = async {
-            let tag = session.consumer.tag();
+            let tag = session.shared.tag.clone();
             session
                 .shared
                 .channel
@@ -325,7 +335,10 @@ async fn consume(
     let shared = Shared {
         connection: Some(connection),
         channel,
-        may_intend: Mutex::new(source.step == Step::Post),
+        tag: consumer.tag(),
+        turn: Mutex::new(()),
+        // Only posts are announced.
+        refused: AtomicBool::new(source.step != Step::Post),
         tenure,
     };
     Ok(Session {
@@ -335,27 +348,28 @@ async fn consume(
 }
 
 impl Shared {
-    /// Waits for an intent that is on its way, and lets no other follow.
+    /// Lets no intent follow, and waits for one that is on its way.
     async fn refuse_intents(&self) {
-        *self.may_intend.lock().await = false;
+        self.refused.store(true, Ordering::Release);
+        drop(self.turn.lock().await);
     }
 }
 
-/// Ends a session in which an intent may or may not be stored: its confirm could be taken for the
-/// next one's. With the channel closed everything comes back, under a new tenure. Works by being
-/// dropped, so that a caller who gives up does not prevent it.
-struct EndSession(Option<Arc<Shared>>);
+/// Ends the consumer of a channel on which an intent may or may not be stored: its confirm could be
+/// taken for the next one's. A new session follows, under a new tenure; claims that are held stay
+/// held, and are settled on the old channel. Works by being dropped, so that a caller who gives up
+/// does not prevent it.
+struct EndConsumer(Option<Arc<Shared>>);
 
-impl Drop for EndSession {
+impl Drop for EndConsumer {
     fn drop(&mut self) {
-        if let (Some(shared), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current())
-        {
+        let Some(shared) = self.0.take() else { return };
+        shared.refused.store(true, Ordering::Release);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                shared.refuse_intents().await;
-                let closed = shared
-                    .channel
-                    .close(200, "an intent was not confirmed".into());
-                let _ = tokio::time::timeout(super::CLOSE_LIMIT, closed).await;
+                let options = BasicCancelOptions::default();
+                let cancelled = shared.channel.basic_cancel(shared.tag.clone(), options);
+                let _ = tokio::time::timeout(REQUEST_LIMIT, cancelled).await;
             });
         }
     }
@@ -379,21 +393,23 @@ impl AmqpClaim {
 
     /// Stores an intent on the consumer's own channel.
     pub(crate) async fn intend(&self, intent: &Outcome) -> Result<(), BrokerError> {
-        let intended = async {
-            // One in flight on a channel: see `publish`.
-            let may_intend = self.shared.may_intend.lock().await;
-            if !*may_intend {
-                return Err(BrokerError::Lost);
-            }
-            let mut end_session = EndSession(Some(self.shared.clone()));
-            let message = self.broker.outcome_message(intent);
-            confirmed(&self.shared.channel, &message, Routing::Mandatory).await?;
-            end_session.0 = None;
-            Ok(())
-        };
-        tokio::time::timeout(INTENT_LIMIT, intended)
+        let turn = tokio::time::timeout(TURN_LIMIT, self.shared.turn.lock()).await;
+        let _turn = turn.map_err(|_| BrokerError::TimedOut("the intent before this one"))?;
+        let refused = || self.shared.refused.load(Ordering::Acquire);
+        if refused() {
+            return Err(BrokerError::Lost);
+        }
+        let mut end_consumer = EndConsumer(Some(self.shared.clone()));
+        let message = self.broker.outcome_message(intent);
+        let stored = confirmed(&self.shared.channel, &message, Routing::Mandatory);
+        tokio::time::timeout(INTENT_LIMIT, stored)
             .await
-            .unwrap_or(Err(BrokerError::TimedOut("an intent")))
+            .unwrap_or(Err(BrokerError::TimedOut("an intent")))?;
+        if refused() {
+            return Err(BrokerError::Lost);
+        }
+        end_consumer.0 = None;
+        Ok(())
     }
 
     /// Once the job's next state is stored the claim is settled, even if the old one cannot be

@@ -6,7 +6,7 @@
 //! the topology before it is used, so what somebody deleted is there again after a reconnect.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use deadpool_lapin::{
@@ -31,6 +31,8 @@ const CREATE_LIMIT: Duration = Duration::from_secs(30);
 const WAIT_LIMIT: Duration = Duration::from_secs(30);
 /// A topology declared this recently is not declared again by the next connection.
 const DECLARED_FOR: Duration = Duration::from_secs(3);
+/// The shortest time between two repairs.
+const REPAIR_AGAIN: Duration = Duration::from_secs(5);
 /// Connections that publish; each carries many channels.
 const PUBLISHING: usize = 2;
 /// Connections that consume are taken out of their pool, so this only bounds how many are being opened.
@@ -41,7 +43,8 @@ const CONSUMING: usize = 8;
 pub(super) struct Connections {
     nodes: Vec<Node>,
     current: AtomicUsize,
-    repairing: AtomicBool,
+    /// When the last repair ended; held while one is under way.
+    repaired: Mutex<Option<Instant>>,
     declaration: Arc<Declaration>,
 }
 
@@ -87,7 +90,7 @@ impl Connections {
         Ok(Self {
             nodes,
             current: AtomicUsize::new(0),
-            repairing: AtomicBool::new(false),
+            repaired: Mutex::new(None),
             declaration,
         })
     }
@@ -113,6 +116,9 @@ impl Connections {
         let mut failure = BrokerError::Unreachable("no node is configured".to_owned());
         for offset in 0..self.nodes.len() {
             let index = (first + offset) % self.nodes.len();
+            // Whoever gives up waiting for this node leaves the next one to the next try.
+            let next = (index + 1) % self.nodes.len();
+            self.current.store(next, Ordering::Relaxed);
             match pool(&self.nodes[index]).get().await {
                 Ok(connection) => {
                     self.current.store(index, Ordering::Relaxed);
@@ -124,9 +130,13 @@ impl Connections {
         Err(failure)
     }
 
-    /// Declares the topology anew, on a connection that is made for it; once at a time.
+    /// Declares the topology anew, on a connection that is made for it; once at a time, and not
+    /// again at once: what it cannot mend would keep it busy.
     pub(super) async fn repair(&self) {
-        if self.repairing.swap(true, Ordering::Relaxed) {
+        let Ok(mut repaired) = self.repaired.try_lock() else {
+            return;
+        };
+        if repaired.is_some_and(|at| at.elapsed() < REPAIR_AGAIN) {
             return;
         }
         log::error!("a broker object is missing; declaring all of them again");
@@ -135,7 +145,7 @@ impl Connections {
             Ok(connection) => super::close(connection).await,
             Err(error) => log::error!("broker objects cannot be declared: {error}"),
         }
-        self.repairing.store(false, Ordering::Relaxed);
+        *repaired = Some(Instant::now());
     }
 
     /// The nodes, without credentials.
@@ -188,8 +198,11 @@ fn pool(
                 let declaration = declaration.clone();
                 watch(connection);
                 Box::pin(async move {
-                    let declared = declaration.ensure(connection).await;
-                    declared.map_err(|error| HookError::message(error.to_string()))
+                    // The pool's own limit ends before this hook.
+                    tokio::time::timeout(CREATE_LIMIT, declaration.ensure(connection))
+                        .await
+                        .unwrap_or(Err(BrokerError::TimedOut("declaring its objects")))
+                        .map_err(|error| HookError::message(error.to_string()))
                 })
             },
         ))

@@ -81,7 +81,8 @@ impl Publishing {
         let _permit = permit.map_err(|_| BrokerError::Closed)?;
         let channel = self.channel().await?;
         // Until the confirm is there the channel belongs to this call alone: an error or a time-out
-        // drops it, and so closes it, together with whatever is still to come on it.
+        // drops it, and so closes it. (After an alarm lapin sends that close before the publish that
+        // was waiting, which costs the connection; others on it fail, and are tried again.)
         confirmed(&channel, message, routing).await?;
         self.idle().push(channel);
         Ok(())

@@ -21,6 +21,9 @@ pub(super) const MARK: &str = "mark";
 const PREFETCH: u16 = 300;
 /// Acknowledgements are sent for so many at a time; well under the prefetch.
 const ACK_EVERY: u64 = 100;
+/// And not later than this: the broker ends a consumer that leaves a delivery unacknowledged for
+/// half an hour, and a quiet bot takes longer than that for so many.
+const ACK_AFTER: Duration = Duration::from_secs(60);
 /// How long to wait before connecting again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// A stream whose last chunk does not arrive in this time is empty.
@@ -94,11 +97,16 @@ impl Reading {
     /// next delivery is taken.
     async fn next(&mut self) -> Result<(i64, Delivery), BrokerError> {
         if self.unacked >= ACK_EVERY {
-            let all_up_to_it = BasicAckOptions { multiple: true };
-            self.channel.basic_ack(self.last, all_up_to_it).await?;
-            self.unacked = 0;
+            self.acknowledge().await?;
         }
-        let delivery = match self.consumer.next().await {
+        let delivered = match tokio::time::timeout(ACK_AFTER, self.consumer.next()).await {
+            Ok(delivered) => delivered,
+            Err(_) => {
+                self.acknowledge().await?;
+                self.consumer.next().await
+            }
+        };
+        let delivery = match delivered {
             Some(delivery) => delivery?,
             None => {
                 let reason = "the broker ended the consumer".to_owned();
@@ -112,6 +120,15 @@ impl Reading {
             BrokerError::Unusable("a message of the stream has no offset".to_owned())
         })?;
         Ok((offset, delivery))
+    }
+
+    async fn acknowledge(&mut self) -> Result<(), BrokerError> {
+        if self.unacked > 0 {
+            let all_up_to_it = BasicAckOptions { multiple: true };
+            self.channel.basic_ack(self.last, all_up_to_it).await?;
+            self.unacked = 0;
+        }
+        Ok(())
     }
 }
 

@@ -330,7 +330,7 @@ impl SqliteClaim {
         let settled = Arc::new(settled);
         let since = Instant::now();
         let result = loop {
-            match self.try_settle(&settled).await {
+            match self.try_settle(&settled, since).await {
                 Ok(true) => break Ok(()),
                 Ok(false) => break Err(StoreError::Lost),
                 Err(error) if since.elapsed() < SETTLE_LIMIT => {
@@ -345,7 +345,7 @@ impl SqliteClaim {
     }
 
     /// False: the claim is somebody else's by now.
-    async fn try_settle(&self, settled: &Arc<Settled>) -> Result<bool, StoreError> {
+    async fn try_settle(&self, settled: &Arc<Settled>, since: Instant) -> Result<bool, StoreError> {
         let (lease, content) = (self.lease.clone(), self.content.clone());
         let (job, settled) = (self.job.clone(), settled.clone());
         let mut answered = self.store.inner.writer.begin(move |connection| {
@@ -363,7 +363,9 @@ impl SqliteClaim {
         loop {
             match writer::wait(&mut answered).await {
                 // It is on its way and must not be asked for twice.
-                Err(StoreError::Slow) => log::warn!(id:% = self.content.id; "the disk is slow"),
+                Err(StoreError::Slow) if since.elapsed() < SETTLE_LIMIT => {
+                    log::warn!(id:% = self.content.id; "the disk is slow");
+                }
                 answer => return answer,
             }
         }
