@@ -125,7 +125,7 @@ async fn bare_publisher() -> anyhow::Result<(&'static str, f64)> {
 
 /// What an HTTP server that does nothing takes from the same clients.
 async fn bare_http() -> anyhow::Result<(&'static str, f64)> {
-    let mut bot = Plan::on(Kind::Sqlite)?.workers(0).start().await?;
+    let bot = Plan::on(Kind::Sqlite)?.workers(0).start().await?;
     let url = bot.webhook_url().replace("/webhook", "/healthz");
     let client = http()?;
     let begun = Instant::now();
@@ -140,7 +140,7 @@ async fn bare_http() -> anyhow::Result<(&'static str, f64)> {
     }))
     .await;
     let rate = rate(WEBHOOKS, begun.elapsed());
-    bot.front.kill().await?;
+    bot.end().await?;
     Ok(("bare actix-web", rate))
 }
 
@@ -209,7 +209,7 @@ fn percentile(sorted: &[Duration], percent: usize) -> Duration {
 }
 
 async fn ingress(kind: Kind, (ceiling, most): (&str, f64)) -> anyhow::Result<()> {
-    let mut bot = Plan::on(kind)?.alone().workers(0).start().await?;
+    let bot = Plan::on(kind)?.alone().workers(0).start().await?;
     load(&bot, 500, None).await?;
     let few = bot.front.resident_mib()?;
     let (took, answers) = load(&bot, WEBHOOKS, None).await?;
@@ -229,7 +229,7 @@ async fn ingress(kind: Kind, (ceiling, most): (&str, f64)) -> anyhow::Result<()>
         bot.front.resident_mib()?,
         WEBHOOKS + WEBHOOKS / 4 + 500,
     ));
-    bot.front.kill().await
+    bot.end().await
 }
 
 /// Mentions lie in the queue; how long does a worker take for them when the services take their time?
@@ -278,7 +278,7 @@ async fn worker(kind: Kind) -> anyhow::Result<()> {
         asking / ideal,
         bot.workers[0].resident_mib()?,
     ));
-    Ok(())
+    bot.end().await
 }
 
 /// One mention at a time, services that answer at once: what is left is our own time.
@@ -299,5 +299,5 @@ async fn overhead(kind: Kind) -> anyhow::Result<()> {
         percentile(&took, 50),
         percentile(&took, 99),
     ));
-    Ok(())
+    bot.end().await
 }
