@@ -111,13 +111,57 @@ fn an_exchange_that_somebody_deleted_comes_back() -> anyhow::Result<()> {
                 .exchange_delete(exchange.as_str().into(), ExchangeDeleteOptions::default())
                 .await?;
             publish_until_stored(&queue, 2).await?;
-            let marked = async { while queue.outcomes().mark().await.is_err() {} };
+            let marked = async {
+                while queue.outcomes().mark().await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            };
             soon("a mark can be set", marked).await?;
         }
         let mut claims = queue.claim_asks(LIMIT);
         let claim = next(&mut claims).await?;
         let later = Settlement::Later(Duration::ZERO, chickwork_queue::job::Attempt::Counted);
         settle(claim, later).await
+    })
+}
+
+#[test]
+fn any_number_of_refused_publishes_leaves_a_handle_that_works() -> anyhow::Result<()> {
+    /// More than a connection has channels; each refusal costs one.
+    const REFUSALS: usize = 4_500;
+    on_a_broker(async |stage: Stage| {
+        let healer = stage.queue().await?;
+        let settings = Settings {
+            declare: Declare::Passive,
+            ..stage.settings()?
+        };
+        let queue = Queue::open(settings).await?;
+        soon("it can be used", async {
+            while queue.check().await.is_err() {}
+        })
+        .await?;
+        let operator = stage.operator().await?.create_channel().await?;
+        let exchange = format!("{}.outcomes", stage.namespace());
+        operator
+            .exchange_delete(exchange.as_str().into(), ExchangeDeleteOptions::default())
+            .await?;
+        let refused = async {
+            for _ in 0..REFUSALS {
+                ensure!(
+                    queue.outcomes().mark().await.is_err(),
+                    "there is no exchange"
+                );
+            }
+            Ok(())
+        };
+        within(Duration::from_secs(60), "all are refused", refused).await??;
+        let marked = |queue: Queue| async move {
+            while queue.outcomes().mark().await.is_err() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        soon("somebody heals it", marked(healer)).await?;
+        soon("and the handle works again", marked(queue)).await
     })
 }
 

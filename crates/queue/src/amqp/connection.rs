@@ -18,11 +18,15 @@ use lapin::uri::AMQPUri;
 use tokio::sync::Mutex;
 
 use super::BrokerError;
+use super::publish::open_confirming;
 use super::topology::Topology;
 use crate::{Declare, Settings};
 
 /// A dead peer is found after two of these; shorter ones find live peers dead.
 const HEARTBEAT_SECONDS: u32 = 5;
+/// The largest frame. lapin sets aside 64 of them for each connection, which with the broker's
+/// default of 128 KiB is 8 MiB; our messages are small, and larger ones are sent in several frames.
+const FRAME_BYTES: u128 = 32 * 1024;
 /// How long a node may take to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// How long a connection may take to be ready, topology included: a new one takes seconds to create.
@@ -96,8 +100,20 @@ impl Connections {
     }
 
     /// A connection for publishing; it goes back to the pool when dropped, its channels live on.
-    pub(super) async fn publishing(&self) -> Result<Object, BrokerError> {
+    async fn publishing(&self) -> Result<Object, BrokerError> {
         self.first_that_answers(|node| &node.publishing).await
+    }
+
+    /// A channel on which publishes are confirmed. A connection that opens none is replaced: lapin
+    /// does not take the ids of channels again that the broker has closed, and they run out.
+    pub(super) async fn confirming_channel(&self) -> Result<lapin::Channel, BrokerError> {
+        let connection = self.publishing().await?;
+        let channel = open_confirming(&connection).await;
+        if channel.is_err() {
+            // Out of the pool. It ends with the last of its channels that is still in use.
+            drop(Object::take(connection));
+        }
+        channel
     }
 
     /// A connection of one's own for consuming one queue: a queue that is broken takes its
@@ -250,12 +266,13 @@ fn watch(connection: &lapin::Connection) {
     });
 }
 
-/// The URL with heartbeat and connect limit, unless it sets its own.
+/// The URL with our limits, unless it sets its own.
 fn with_limits(url: &str) -> String {
     let mut url = url.to_owned();
     for (name, value) in [
         ("heartbeat", u128::from(HEARTBEAT_SECONDS)),
         ("connection_timeout", CONNECT_LIMIT.as_millis()),
+        ("frame_max", FRAME_BYTES),
     ] {
         if !url.contains(&format!("{name}=")) {
             let separator = if url.contains('?') { '&' } else { '?' };
@@ -281,14 +298,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_gets_a_heartbeat_and_a_connect_limit_unless_it_has_its_own() {
+    fn a_url_gets_our_limits_unless_it_has_its_own() {
         assert_eq!(
             with_limits("amqp://u:p@h/%2f"),
-            "amqp://u:p@h/%2f?heartbeat=5&connection_timeout=3000"
+            "amqp://u:p@h/%2f?heartbeat=5&connection_timeout=3000&frame_max=32768"
         );
         assert_eq!(
             with_limits("amqp://h?heartbeat=20"),
-            "amqp://h?heartbeat=20&connection_timeout=3000"
+            "amqp://h?heartbeat=20&connection_timeout=3000&frame_max=32768"
         );
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::BrokerError;
 use super::connection::Connections;
-use super::publish::{Message, open_confirming};
+use super::publish::Message;
 
 /// The most copies that wait for the broker; a few MiB.
 const LONGEST_LINE: usize = 10_000;
@@ -126,7 +126,7 @@ async fn publish(
 ) -> Result<(), BrokerError> {
     let channel = match channel {
         Some(channel) => channel,
-        None => channel.insert(open_confirming(&*connections.publishing().await?).await?),
+        None => channel.insert(connections.confirming_channel().await?),
     };
     let mut confirms = Vec::with_capacity(window.len());
     for message in window {

@@ -99,9 +99,7 @@ impl Publishing {
         let (connections, idle) = (self.connections.clone(), self.idle.clone());
         let (tell, told) = oneshot::channel();
         tokio::spawn(async move {
-            let opened = tokio::time::timeout(REQUEST_LIMIT, async {
-                open_confirming(&*connections.publishing().await?).await
-            });
+            let opened = tokio::time::timeout(REQUEST_LIMIT, connections.confirming_channel());
             let opened = opened
                 .await
                 .unwrap_or(Err(BrokerError::TimedOut("a channel")));
