@@ -23,6 +23,16 @@ fn on_a_broker<F: Future<Output = anyhow::Result<()>>>(
     tell(Stage::new(Kind::Rabbitmq), story)
 }
 
+/// The pause between tries of what fails until the broker is mended: the broker tells nobody when.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Sets marks until one is stored.
+async fn mark_until_set(queue: &Queue) {
+    while queue.outcomes().mark().await.is_err() {
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
 /// Publishes until it works again.
 async fn publish_until_stored(
     queue: &Queue,
@@ -31,7 +41,7 @@ async fn publish_until_stored(
     let event = an_event(number);
     let stored = async {
         while queue.publisher().publish(&event).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(AGAIN).await;
         }
     };
     soon("publishing works again", stored).await?;
@@ -111,12 +121,7 @@ fn an_exchange_that_somebody_deleted_comes_back() -> anyhow::Result<()> {
                 .exchange_delete(exchange.as_str().into(), ExchangeDeleteOptions::default())
                 .await?;
             publish_until_stored(&queue, 2).await?;
-            let marked = async {
-                while queue.outcomes().mark().await.is_err() {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            };
-            soon("a mark can be set", marked).await?;
+            soon("a mark can be set", mark_until_set(&queue)).await?;
         }
         let mut claims = queue.claim_asks(LIMIT);
         let claim = next(&mut claims).await?;
@@ -155,13 +160,8 @@ fn any_number_of_refused_publishes_leaves_a_handle_that_works() -> anyhow::Resul
             Ok(())
         };
         within(Duration::from_secs(60), "all are refused", refused).await??;
-        let marked = |queue: Queue| async move {
-            while queue.outcomes().mark().await.is_err() {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        };
-        soon("somebody heals it", marked(healer)).await?;
-        soon("and the handle works again", marked(queue)).await
+        soon("somebody heals it", mark_until_set(&healer)).await?;
+        soon("and the handle works again", mark_until_set(&queue)).await
     })
 }
 
@@ -182,7 +182,7 @@ fn claims_go_on_when_their_queue_was_deleted_under_way() -> anyhow::Result<()> {
             loop {
                 tokio::select! {
                     claim = claims.next() => return claim,
-                    () = tokio::time::sleep(Duration::from_millis(300)) => {
+                    () = tokio::time::sleep(AGAIN) => {
                         let _ = publisher.publisher().publish(&event).await;
                     }
                 }

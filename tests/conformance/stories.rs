@@ -57,6 +57,7 @@ async fn dead_of(queue: &Queue, id: EventId) -> anyhow::Result<chickwork_queue::
             {
                 return Ok(letter);
             }
+            // A list is asked for; it tells nobody when it grows.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };

@@ -383,6 +383,7 @@ async fn the_deadline_ends_a_stop_that_a_client_holds_up() {
         signed(b"1234567890")
     );
     slow.write_all(head.as_bytes()).await.expect("open");
+    // Not a wait: this is the deadline that is under test.
     let stopping = bench
         .ingress
         .stop(tokio::time::sleep(Duration::from_millis(500)));
