@@ -4,13 +4,22 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use chickwork_queue::dead::{DeadLetter, Held, Verdict};
 use chickwork_queue::event::BotName;
-use chickwork_queue::job::{Settlement, Work};
+use chickwork_queue::job::{Cause, Settlement, Step, Work};
 use chickwork_queue::{Declare, Location, Queue, Settings};
 use chickwork_tests::stage::{
-    Kind, Stage, a_reply, an_event, next, nothing, outcome, settle, soon, within,
+    Kind, Plant, Stage, a_reply, an_event, dead_letters, next, nothing, outcome, retry, settle,
+    soon, take, within,
 };
-use lapin::options::{ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions};
+use futures_util::StreamExt;
+use jiff::Timestamp;
+use lapin::BasicProperties;
+use lapin::message::BasicGetMessage;
+use lapin::options::{
+    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
+    ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 
 use super::tell;
@@ -427,6 +436,479 @@ fn an_intent_that_meets_an_alarm_is_refused_and_takes_no_other_claim_along() -> 
             claim.intend(&intent(&claim)).await?;
             settle(claim, Settlement::Done).await?;
         }
+        Ok(())
+    })
+}
+
+/// Lists dead letters until there are so many: copies for their log may be on their way.
+async fn listed(queue: &Queue, count: usize) -> anyhow::Result<Vec<DeadLetter>> {
+    let listed = async {
+        loop {
+            let letters = dead_letters(queue).await?;
+            if letters.len() == count {
+                return anyhow::Ok(letters);
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    soon("they are listed", listed).await?
+}
+
+/// Fetches all messages of a queue by hand; they go back when the connection closes.
+async fn fetched(
+    operator: &lapin::Connection,
+    queue: &str,
+) -> anyhow::Result<Vec<BasicGetMessage>> {
+    let channel = operator.create_channel().await?;
+    let mut messages = Vec::new();
+    while let Some(message) = channel
+        .basic_get(queue.into(), BasicGetOptions::default())
+        .await?
+    {
+        messages.push(message);
+    }
+    Ok(messages)
+}
+
+fn header<'a>(properties: &'a BasicProperties, name: &str) -> Option<&'a AMQPValue> {
+    properties.headers().as_ref()?.inner().get(name)
+}
+
+/// Publishes a message by hand, as some other release or program might.
+async fn publish_by_hand(
+    stage: &Stage,
+    exchange: &str,
+    key: &str,
+    headers: &[(&str, AMQPValue)],
+    properties: BasicProperties,
+    body: &[u8],
+) -> anyhow::Result<()> {
+    let connection = stage.operator().await?;
+    let channel = connection.create_channel().await?;
+    channel
+        .confirm_select(ConfirmSelectOptions::default())
+        .await?;
+    let mut table = FieldTable::default();
+    for (name, value) in headers {
+        table.insert((*name).into(), value.clone());
+    }
+    let exchange = format!("{}.{exchange}", stage.namespace());
+    channel
+        .basic_publish(
+            exchange.as_str().into(),
+            key.into(),
+            BasicPublishOptions::default(),
+            body,
+            properties.with_delivery_mode(2).with_headers(table),
+        )
+        .await?
+        .await?;
+    connection.close(200, "published".into()).await?;
+    Ok(())
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}
+
+fn drop_it() -> Verdict {
+    Verdict::Drop {
+        reason: "a test said so".to_owned(),
+    }
+}
+
+#[test]
+fn reading_dead_letters_raises_no_delivery_count() -> anyhow::Result<()> {
+    on_a_broker(async |stage: Stage| {
+        let queue = stage.queue().await?;
+        for number in 0..3 {
+            queue.publisher().bury(&an_event(number), "none").await?;
+        }
+        let letters = listed(&queue, 3).await?;
+        for _ in 0..3 {
+            let other = stage.queue().await?;
+            ensure!(dead_letters(&other).await? == letters);
+            other.dead_letters().held(&letters[1]).await?;
+        }
+        let operator = stage.operator().await?;
+        let dead = format!("{}.dead", stage.namespace());
+        let messages = fetched(&operator, &dead).await?;
+        ensure!(messages.len() == 3);
+        for message in messages {
+            ensure!(!message.delivery.redelivered, "seen for the first time");
+            let count = header(&message.delivery.properties, "x-delivery-count");
+            let is_zero = count.is_none_or(|count| *count == AMQPValue::LongLongInt(0));
+            ensure!(is_zero, "{count:?}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn after_the_dead_queue_was_purged_the_list_is_right_and_the_next_one_costs_nothing()
+-> anyhow::Result<()> {
+    on_a_broker(async |stage: Stage| {
+        let queue = stage.queue().await?;
+        for number in 0..3 {
+            queue.publisher().bury(&an_event(number), "none").await?;
+        }
+        listed(&queue, 3).await?;
+        let operator = stage.operator().await?;
+        let dead = format!("{}.dead", stage.namespace());
+        let channel = operator.create_channel().await?;
+        channel
+            .queue_purge(dead.as_str().into(), QueuePurgeOptions::default())
+            .await?;
+        ensure!(dead_letters(&queue).await?.is_empty());
+        let event = an_event(4);
+        queue.publisher().bury(&event, "none").await?;
+        let letters = listed(&queue, 1).await?;
+        ensure!(letters[0].id == event.id);
+        ensure!(dead_letters(&stage.queue().await?).await? == letters);
+        let held = queue.dead_letters().held(&letters[0]).await?;
+        ensure!(held == Some(Held::Event(event)));
+        let messages = fetched(&operator, &dead).await?;
+        let count = header(&messages[0].delivery.properties, "x-delivery-count");
+        ensure!(
+            count == Some(&AMQPValue::LongLongInt(1)),
+            "it was looked through once: {count:?}"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn a_dead_letter_of_an_older_release_is_listed_and_shown_and_retried() -> anyhow::Result<()> {
+    on_a_broker(async |stage: Stage| {
+        let queue = stage.queue().await?;
+        let (event, buried_at) = (an_event(1), Timestamp::now());
+        let headers = [
+            ("version", AMQPValue::LongLongInt(1)),
+            ("bot", text("bot")),
+            ("event-type", text(event.event_type)),
+            ("received-at", text(&event.received_at.to_string())),
+            ("room-id", text("3")),
+            ("attempt", AMQPValue::LongLongInt(4)),
+            ("step", text("ask")),
+            ("cause", text("exhausted")),
+            ("error", text("tried for an hour")),
+            ("buried-at", text(&buried_at.to_string())),
+        ];
+        let properties = BasicProperties::default()
+            .with_message_id(event.id.to_string().into())
+            .with_type(event.event_type.into());
+        publish_by_hand(&stage, "dead", "ask", &headers, properties, &event.body).await?;
+        let newer = an_event(2);
+        queue.publisher().bury(&newer, "none").await?;
+        let letters = listed(&queue, 2).await?;
+        let letter = &letters[0];
+        ensure!((letter.id, letter.buried_at) == (event.id, buried_at));
+        ensure!((letter.step, letter.cause, letter.attempts) == (Step::Ask, Cause::Exhausted, 4));
+        ensure!(letter.error == "tried for an hour" && letters[1].id == newer.id);
+        ensure!(dead_letters(&queue).await? == letters, "and so it goes on");
+        let Some(Held::Event(held)) = queue.dead_letters().held(letter).await? else {
+            bail!("it holds an event")
+        };
+        ensure!(held.id == event.id && held.body == event.body);
+        ensure!(retry(&queue, vec![letter.clone()]).await?.len() == 1);
+        let claim = next(&mut queue.claim_asks(LIMIT)).await?;
+        ensure!(matches!(&claim.job().work, Work::Ask(again) if again.id == event.id));
+        settle(claim, Settlement::Done).await?;
+        ensure!(dead_letters(&queue).await? == letters[1..]);
+        Ok(())
+    })
+}
+
+#[test]
+fn what_a_newer_release_wrote_goes_back_as_it_was_and_waits_for_it_anew() -> anyhow::Result<()> {
+    on_a_broker(async |stage: Stage| {
+        let queue = stage.queue().await?;
+        let mut claims = queue.claim_asks(LIMIT);
+        nothing(&mut claims).await?;
+        let long_ago = Timestamp::now() - Duration::from_secs(2 * 3600);
+        let headers = [
+            ("version", AMQPValue::LongLongInt(99)),
+            ("mood", text("good")),
+        ];
+        let properties = BasicProperties::default()
+            .with_message_id("a name of a newer kind".into())
+            .with_content_type("application/x-newer".into())
+            .with_timestamp(long_ago.as_second().unsigned_abs());
+        publish_by_hand(&stage, "in", "ask", &headers, properties, b"\xffnewer").await?;
+        nothing(&mut claims).await?;
+        let letters = listed(&queue, 1).await?;
+        ensure!((letters[0].cause, letters[0].step) == (Cause::Newer, Step::Ask));
+        let held = queue.dead_letters().held(&letters[0]).await?;
+        ensure!(held == Some(Held::Unreadable(b"\xffnewer".to_vec())));
+        // It waits for its hour again, a minute at a time.
+        retry(&queue, letters).await?;
+        nothing(&mut claims).await?;
+        ensure!(dead_letters(&queue).await?.is_empty());
+        let operator = stage.operator().await?;
+        let mut waiting = Vec::new();
+        for level in [2, 3, 4, 5] {
+            let name = format!("{}.delay.{level}", stage.namespace());
+            waiting.extend(fetched(&operator, &name).await?);
+        }
+        ensure!(waiting.len() == 1, "it is put off");
+        let delivery = &waiting[0].delivery;
+        ensure!(delivery.data == b"\xffnewer");
+        let properties = &delivery.properties;
+        ensure!(header(properties, "mood") == Some(&text("good")));
+        ensure!(header(properties, "version") == Some(&AMQPValue::LongLongInt(99)));
+        ensure!(header(properties, "put-back-at").is_some());
+        for added in ["letter", "queue", "step", "cause", "error", "buried-at"] {
+            ensure!(
+                header(properties, added).is_none(),
+                "{added} was of the burial"
+            );
+        }
+        let id = properties.message_id().as_ref().map(|id| id.as_str());
+        ensure!(id == Some("a name of a newer kind"));
+        let content_type = properties.content_type().as_ref();
+        ensure!(content_type.is_some_and(|kind| kind.as_str() == "application/x-newer"));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_reply_of_a_newer_release_goes_back_to_be_posted_by_it() -> anyhow::Result<()> {
+    on_a_broker(async |stage: Stage| {
+        let queue = stage.queue().await?;
+        let mut posts = queue.claim_posts(&BotName::default(), LIMIT);
+        nothing(&mut posts).await?;
+        let reply = a_reply(&an_event(1));
+        let reply = chickwork_queue::job::Reply {
+            received_at: reply.received_at - Duration::from_secs(2 * 3600),
+            ..reply
+        };
+        let body = br#"{"v":99,"of":"a newer release"}"#.to_vec();
+        let plant = Plant {
+            work: Work::Post(reply.clone()),
+            deaths: 0,
+            body: Some(body.clone()),
+        };
+        stage.plant(plant).await?;
+        nothing(&mut posts).await?;
+        let letters = listed(&queue, 1).await?;
+        ensure!((letters[0].id, letters[0].cause) == (reply.id, Cause::Newer));
+        posts.stop().await;
+        retry(&queue, letters).await?;
+        let operator = stage.operator().await?;
+        let channel = operator.create_channel().await?;
+        let mut consumer = channel
+            .basic_consume(
+                format!("{}.post.bot", stage.namespace()).as_str().into(),
+                "".into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
+            .await?;
+        let delivery = soon("it is there", consumer.next()).await?;
+        ensure!(delivery.context("a reply")??.data == body);
+        Ok(())
+    })
+}
+
+#[test]
+fn what_is_no_message_of_ours_is_listed_and_dropped() -> anyhow::Result<()> {
+    on_a_broker(async |stage: Stage| {
+        let queue = stage.queue().await?;
+        for body in [b"one", b"two"] {
+            publish_by_hand(&stage, "dead", "", &[], BasicProperties::default(), body).await?;
+        }
+        let letters = listed(&queue, 2).await?;
+        ensure!(letters[0].id != letters[1].id);
+        let again = dead_letters(&stage.queue().await?).await?;
+        ensure!(again == letters, "under the same ids");
+        let mut taken = take(&queue, letters.clone(), drop_it()).await?;
+        taken.sort_by_key(|letter| letter.id);
+        let mut expected = letters;
+        expected.sort_by_key(|letter| letter.id);
+        ensure!(taken == expected);
+        ensure!(dead_letters(&queue).await?.is_empty());
+        Ok(())
+    })
+}
+
+#[test]
+fn a_dead_letter_whose_headers_are_nonsense_is_listed_and_in_nobodys_way() -> anyhow::Result<()> {
+    on_a_broker(async |stage: Stage| {
+        let queue = stage.queue().await?;
+        let nonsense = [
+            ("bot", AMQPValue::LongInt(1)),
+            ("cause", AMQPValue::LongInt(7)),
+            ("step", text("dance")),
+            ("error", AMQPValue::FieldTable(FieldTable::default())),
+            ("attempt", text("many")),
+            ("buried-at", text("yesterday")),
+            ("letter", AMQPValue::Boolean(true)),
+            ("queue", text("post.#")),
+            ("version", AMQPValue::LongLongInt(i64::MAX)),
+            ("x-death", AMQPValue::Boolean(true)),
+        ];
+        let properties = BasicProperties::default()
+            .with_message_id("no id".into())
+            .with_type("reply".into());
+        let body = b"\xff no message";
+        publish_by_hand(&stage, "dead", "", &nonsense, properties, body).await?;
+        let event = an_event(1);
+        queue.publisher().publish(&event).await?;
+        let refused = Settlement::Bury {
+            cause: Cause::Refused,
+            error: "no".to_owned(),
+        };
+        settle(next(&mut queue.claim_asks(LIMIT)).await?, refused).await?;
+
+        let letters = listed(&queue, 2).await?;
+        let (ours, strange): (Vec<_>, Vec<_>) = letters
+            .into_iter()
+            .partition(|letter| letter.id == event.id);
+        let [letter] = strange.as_slice() else {
+            bail!("{strange:?} beside {ours:?}");
+        };
+        ensure!(!letter.error.is_empty(), "{letter:?}");
+        let held = match queue.dead_letters().held(letter).await? {
+            Some(Held::Event(event)) => event.body.to_vec(),
+            Some(Held::Unreadable(body)) => body,
+            held => bail!("{held:?}"),
+        };
+        ensure!(held == body);
+        // Ours goes back past it, and it goes when somebody says so.
+        ensure!(retry(&queue, ours).await?.len() == 1);
+        let claim = next(&mut queue.claim_asks(LIMIT)).await?;
+        settle(claim, Settlement::Done).await?;
+        ensure!(take(&queue, strange, drop_it()).await?.len() == 1);
+        ensure!(dead_letters(&queue).await?.is_empty());
+        Ok(())
+    })
+}
+
+#[test]
+fn while_somebody_takes_dead_letters_they_are_listed_and_the_next_one_waits() -> anyhow::Result<()>
+{
+    on_a_broker(async |stage: Stage| {
+        let (one, other) = (stage.queue().await?, stage.queue().await?);
+        for number in 0..4 {
+            one.publisher().bury(&an_event(number), "none").await?;
+        }
+        let letters = listed(&one, 4).await?;
+        let mut taking = one.dead_letters().take(letters[2..].to_vec(), drop_it());
+        ensure!(taking.next().await?.as_ref() == Some(&letters[2]));
+        let left = [&letters[..2], &letters[3..]].concat();
+        let seen = async {
+            while dead_letters(&other).await? != left {
+                tokio::time::sleep(AGAIN).await;
+            }
+            anyhow::Ok(())
+        };
+        soon("the others see all that is left", seen).await??;
+        let waiting = take(&other, letters[..1].to_vec(), drop_it());
+        let (first, second) = tokio::join!(waiting, async {
+            while taking.next().await?.is_some() {}
+            anyhow::Ok(())
+        });
+        second?;
+        ensure!(first? == letters[..1], "it was not taken for gone");
+        ensure!(listed(&other, 1).await? == letters[1..2]);
+        Ok(())
+    })
+}
+
+#[test]
+fn taking_dead_letters_goes_on_when_connections_are_closed_from_outside() -> anyhow::Result<()> {
+    tell(Stage::alone(Kind::Rabbitmq), async |stage: Stage| {
+        let queue = stage.queue().await?;
+        for number in 0..20 {
+            queue.publisher().bury(&an_event(number), "none").await?;
+        }
+        let letters = listed(&queue, 20).await?;
+        let mut taking = queue.dead_letters().take(letters[5..].to_vec(), drop_it());
+        let mut taken = vec![taking.next().await?.context("there are fifteen")?];
+        tokio::task::block_in_place(|| {
+            stage
+                .node()?
+                .control(&["close_all_connections", "by an operator"])
+        })?;
+        while let Some(letter) = taking.next().await? {
+            taken.push(letter);
+        }
+        // What is given back does not keep its order.
+        taken.sort_by_key(|letter| letter.buried_at);
+        ensure!(taken == letters[5..], "each once");
+        ensure!(listed(&queue, 5).await? == letters[..5]);
+        Ok(())
+    })
+}
+
+#[test]
+fn passive_mode_does_without_the_log_of_dead_letters() -> anyhow::Result<()> {
+    on_a_broker(async |stage: Stage| {
+        stage.queue().await?;
+        let operator = stage.operator().await?.create_channel().await?;
+        let letters = format!("{}.letters", stage.namespace());
+        operator
+            .exchange_delete(letters.as_str().into(), ExchangeDeleteOptions::default())
+            .await?;
+        operator
+            .queue_delete(letters.as_str().into(), QueueDeleteOptions::default())
+            .await?;
+        let since = Timestamp::now() - Duration::from_secs(1);
+        let queue = Queue::open(Settings {
+            declare: Declare::Passive,
+            ..stage.settings()?
+        })
+        .await?;
+        let event = publish_until_stored(&queue, 1).await?;
+        let bury = Settlement::Bury {
+            cause: Cause::Refused,
+            error: "none".to_owned(),
+        };
+        settle(next(&mut queue.claim_asks(LIMIT)).await?, bury).await?;
+        let listed = listed(&queue, 1).await?;
+        ensure!(listed[0].id == event.id);
+        let held = queue.dead_letters().held(&listed[0]).await?;
+        ensure!(held == Some(Held::Event(event.clone())));
+        ensure!(retry(&queue, listed).await?.len() == 1);
+        settle(next(&mut queue.claim_asks(LIMIT)).await?, Settlement::Done).await?;
+        let archived = async {
+            while queue.archive().read(since).next().await?.is_none() {}
+            anyhow::Ok(())
+        };
+        soon("the other copies are not held up", archived).await??;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_command_that_only_looks_declares_nothing() -> anyhow::Result<()> {
+    on_a_broker(async |stage: Stage| {
+        let settings = Settings {
+            declare: Declare::Nothing,
+            ..stage.settings()?
+        };
+        let queue = Queue::open_existing(settings).await?;
+        for error in [
+            queue.check().await.err().context("nothing is there")?,
+            dead_letters(&queue)
+                .await
+                .err()
+                .context("nothing is there")?
+                .downcast()?,
+        ] {
+            let error = error.to_string();
+            ensure!(error.contains("CHICKWORK_NAMESPACE"), "{error}");
+        }
+        let operator = stage.operator().await?.create_channel().await?;
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let ask = format!("{}.ask", stage.namespace());
+        let there = operator
+            .queue_declare(ask.as_str().into(), options, FieldTable::default())
+            .await;
+        ensure!(there.is_err(), "and nothing was created");
         Ok(())
     })
 }

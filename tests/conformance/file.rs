@@ -45,6 +45,35 @@ fn a_settlement_outlasts_a_file_that_somebody_keeps_locked() -> anyhow::Result<(
 }
 
 #[test]
+fn a_command_that_only_looks_creates_no_file() -> anyhow::Result<()> {
+    in_a_file(async |stage: Stage| {
+        let settings = stage.settings()?;
+        let Location::Sqlite(path) = settings.location.clone() else {
+            anyhow::bail!("a file")
+        };
+        let opened = Queue::open_existing(settings.clone()).await;
+        let error = opened.err().context("there is no file")?;
+        ensure!(matches!(&error, OpenError::Missing(missing) if *missing == path));
+        ensure!(error.to_string().contains("CHICKWORK_QUEUE"), "{error}");
+        ensure!(!path.exists());
+        // Nor does it make a queue of what is none.
+        std::fs::write(&path, b"")?;
+        let opened = Queue::open_existing(settings.clone()).await;
+        ensure!(matches!(opened, Err(OpenError::Foreign(_))));
+        ensure!(std::fs::read(&path)?.is_empty());
+        std::fs::remove_file(&path)?;
+        stage
+            .queue()
+            .await?
+            .publisher()
+            .publish(&an_event(1))
+            .await?;
+        let queue = Queue::open_existing(settings).await?;
+        settle(next(&mut queue.claim_asks(LIMIT)).await?, Settlement::Done).await
+    })
+}
+
+#[test]
 fn a_publish_that_meets_a_locked_file_says_no() -> anyhow::Result<()> {
     in_a_file(async |stage: Stage| {
         let queue = stage.queue().await?;

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use chickwork_queue::Entry;
+use chickwork_queue::dead::{DeadLetter, Held, Verdict};
 use chickwork_queue::event::{BotName, EventId};
 use chickwork_queue::job::{Attempt, Cause, Settled, Settlement, Step, Work};
 use chickwork_queue::outcome::{Outcome, What};
 use chickwork_queue::{Claim, Claims, Follow, Queue};
 use chickwork_tests::stage::{
-    Kind, Plant, Stage, a_reply, an_event, next, nothing, open, outcome, settle, soon, within,
+    Kind, Plant, Stage, a_reply, an_event, dead_letters, next, nothing, open, outcome, retry,
+    settle, soon, take, within,
 };
 use jiff::Timestamp;
 
@@ -45,16 +47,11 @@ async fn a_stored_reply(queue: &Queue, number: u32) -> anyhow::Result<EventId> {
     Ok(event.id)
 }
 
-async fn dead_of(queue: &Queue, id: EventId) -> anyhow::Result<chickwork_queue::dead::DeadLetter> {
-    let letters = queue.dead_letters();
+async fn dead_of(queue: &Queue, id: EventId) -> anyhow::Result<DeadLetter> {
     let found = async {
         loop {
-            if let Some(letter) = letters
-                .list(1000)
-                .await?
-                .into_iter()
-                .find(|letter| letter.id == id)
-            {
+            let letters = dead_letters(queue).await?;
+            if let Some(letter) = letters.into_iter().find(|letter| letter.id == id) {
                 return Ok(letter);
             }
             // A list is asked for; it tells nobody when it grows.
@@ -467,8 +464,8 @@ pub(crate) async fn a_retried_dead_letter_is_worked_on_again_and_aged_from_now(
     )
     .await?;
     let before = Timestamp::now();
-    dead_of(&queue, event.id).await?;
-    ensure!(queue.dead_letters().retry(event.id).await?);
+    let letter = dead_of(&queue, event.id).await?;
+    ensure!(retry(&queue, vec![letter.clone()]).await?.len() == 1);
     let claim = next(&mut claims).await?;
     let Work::Ask(again) = claim.job().work.clone() else {
         bail!("it was an event")
@@ -488,9 +485,9 @@ pub(crate) async fn a_retried_dead_letter_is_worked_on_again_and_aged_from_now(
         "with a new start"
     );
     settle(claim, Settlement::Done).await?;
-    ensure!(queue.dead_letters().list(10).await?.is_empty());
+    ensure!(dead_letters(&queue).await?.is_empty());
     ensure!(
-        !queue.dead_letters().retry(event.id).await?,
+        retry(&queue, vec![letter]).await?.is_empty(),
         "it is not there any more"
     );
     Ok(())
@@ -514,7 +511,7 @@ pub(crate) async fn a_retried_reply_goes_back_to_be_posted(stage: Stage) -> anyh
     .await?;
     let letter = dead_of(&queue, id).await?;
     ensure!((letter.step, letter.cause) == (Step::Post, Cause::Refused));
-    ensure!(queue.dead_letters().retry(id).await?);
+    ensure!(retry(&queue, vec![letter]).await?.len() == 1);
     let claim = next(&mut posts).await?;
     let Work::Post(again) = claim.job().work.clone() else {
         bail!("it was a reply")
@@ -529,15 +526,283 @@ pub(crate) async fn a_dropped_dead_letter_is_gone(stage: Stage) -> anyhow::Resul
     for event in [&one, &other] {
         queue.publisher().bury(event, NO_ERROR).await?;
     }
-    dead_of(&queue, one.id).await?;
-    ensure!(queue.dead_letters().drop(one.id).await?);
-    ensure!(!queue.dead_letters().drop(one.id).await?);
-    let left = queue.dead_letters().list(10).await?;
+    let letter = dead_of(&queue, one.id).await?;
+    let verdict = Verdict::Drop {
+        reason: NO_ERROR.to_owned(),
+    };
+    ensure!(
+        take(&queue, vec![letter.clone()], verdict.clone())
+            .await?
+            .len()
+            == 1
+    );
+    ensure!(take(&queue, vec![letter], verdict).await?.is_empty());
+    let left = dead_letters(&queue).await?;
     ensure!(
         left.len() == 1 && left[0].id == other.id,
         "only the one that was named"
     );
     nothing(&mut queue.claim_asks(LIMIT)).await
+}
+
+/// Buries so many events as the ingress does; their letters, oldest first.
+async fn buried(queue: &Queue, count: u32) -> anyhow::Result<Vec<DeadLetter>> {
+    for number in 0..count {
+        queue.publisher().bury(&an_event(number), NO_ERROR).await?;
+    }
+    let listed = async {
+        loop {
+            let letters = dead_letters(queue).await?;
+            if letters.len() == count as usize {
+                return anyhow::Ok(letters);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    soon("all are listed", listed).await?
+}
+
+/// The outcomes of these events so far, in order.
+async fn outcomes_of(
+    queue: &Queue,
+    letters: &[DeadLetter],
+) -> anyhow::Result<Vec<(EventId, What)>> {
+    let mark = queue.outcomes().mark().await?;
+    let since = Timestamp::now() - Duration::from_secs(60);
+    let entries = read_until(&mut queue.outcomes().follow(since), |entry| {
+        *entry == Entry::Mark(mark)
+    })
+    .await?;
+    let of_them = entries.into_iter().filter_map(|entry| match entry {
+        Entry::Outcome(outcome) if letters.iter().any(|letter| letter.id == outcome.id) => {
+            Some((outcome.id, outcome.what))
+        }
+        _ => None,
+    });
+    Ok(of_them.collect())
+}
+
+pub(crate) async fn what_was_said_is_done_with_the_dead_letters_that_were_named_and_with_no_others(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    let queue = stage.queue().await?;
+    let letters = buried(&queue, 5).await?;
+    let retried = [letters[1].clone(), letters[3].clone()];
+    let dropped = [letters[0].clone(), letters[4].clone()];
+    let verdict = Verdict::Retry {
+        reason: "SimSimi is back".to_owned(),
+        again: false,
+    };
+    ensure!(take(&queue, retried.to_vec(), verdict).await? == retried);
+    let verdict = Verdict::Drop {
+        reason: "nobody waits for it".to_owned(),
+    };
+    // Whoever asks for them, they come in the queue's order.
+    let mut taken = take(&queue, dropped.to_vec(), verdict).await?;
+    taken.sort_by_key(|letter| letter.buried_at);
+    ensure!(taken == dropped);
+    ensure!(
+        dead_letters(&queue).await? == letters[2..3],
+        "only those that were named"
+    );
+    let mut claims = queue.claim_asks(LIMIT);
+    let mut back = Vec::new();
+    for _ in &retried {
+        let claim = next(&mut claims).await?;
+        back.push(id_of(&claim));
+        settle(claim, Settlement::Done).await?;
+    }
+    back.sort();
+    ensure!(back == [letters[1].id, letters[3].id]);
+    nothing(&mut claims).await?;
+    let outcomes = outcomes_of(&queue, &letters).await?;
+    for letter in &letters {
+        let last = outcomes.iter().rfind(|(id, _)| *id == letter.id);
+        let expected = match last {
+            Some((_, What::Replayed { replay, reason })) => {
+                retried.contains(letter) && *replay == 1 && reason == "SimSimi is back"
+            }
+            Some((_, What::Dropped { reason })) => {
+                dropped.contains(letter) && reason == "nobody waits for it"
+            }
+            Some((_, What::Dead { .. })) => *letter == letters[2],
+            _ => false,
+        };
+        ensure!(expected, "the outcomes tell it: {last:?}");
+    }
+    Ok(())
+}
+
+pub(crate) async fn a_letter_that_is_buried_again_meanwhile_is_not_taken_twice(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    let queue = stage.queue().await?;
+    let letters = buried(&queue, 3).await?;
+    let mut claims = queue.claim_asks(LIMIT);
+    let verdict = Verdict::Retry {
+        reason: NO_ERROR.to_owned(),
+        again: false,
+    };
+    let mut taking = queue.dead_letters().take(letters.clone(), verdict);
+    let mut taken = Vec::new();
+    while let Some(letter) = taking.next().await? {
+        taken.push(letter);
+        // It fails again, while the others are still to be taken.
+        let bury = Settlement::Bury {
+            cause: Cause::Refused,
+            error: NO_ERROR.to_owned(),
+        };
+        settle(next(&mut claims).await?, bury).await?;
+    }
+    ensure!(taken == letters, "each once");
+    let ids: Vec<_> = letters.iter().map(|letter| letter.id).collect();
+    let again = async {
+        loop {
+            let letters = dead_letters(&queue).await?;
+            if letters.len() == ids.len() {
+                return anyhow::Ok(letters);
+            }
+        }
+    };
+    for letter in soon("they are listed again", again).await?? {
+        ensure!(ids.contains(&letter.id) && !letters.contains(&letter));
+        ensure!(letter.letter != letters[0].letter, "it is another letter");
+    }
+    Ok(())
+}
+
+pub(crate) async fn a_letter_that_somebody_else_took_does_not_come(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    let (one, other) = (stage.queue().await?, stage.queue().await?);
+    let letters = buried(&one, 2).await?;
+    let verdict = Verdict::Drop {
+        reason: NO_ERROR.to_owned(),
+    };
+    take(&other, letters[..1].to_vec(), verdict).await?;
+    ensure!(retry(&one, letters.clone()).await? == letters[1..]);
+    let mut claims = one.claim_asks(LIMIT);
+    settle(next(&mut claims).await?, Settlement::Done).await?;
+    nothing(&mut claims).await
+}
+
+pub(crate) async fn a_taking_that_is_broken_off_loses_nothing(stage: Stage) -> anyhow::Result<()> {
+    let queue = stage.queue().await?;
+    let letters = buried(&queue, 30).await?;
+    for millis in [10, 40, 80, 160, 320] {
+        let (queue, letters) = (stage.queue().await?, letters.clone());
+        let taking = tokio::spawn(async move { retry(&queue, letters).await });
+        // As a person who loses patience: at no particular point.
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        taking.abort();
+    }
+    retry(&queue, letters.clone()).await?;
+    ensure!(dead_letters(&queue).await?.is_empty());
+    let mut left: HashSet<_> = letters.iter().map(|letter| letter.id).collect();
+    let mut claims = queue.claim_asks(LIMIT);
+    while !left.is_empty() {
+        // One may be back twice.
+        let claim = next(&mut claims).await?;
+        left.remove(&id_of(&claim));
+        settle(claim, Settlement::Done).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn that_a_reply_is_to_be_posted_again_is_known_before_it_is_back(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    let queue = stage.queue().await?;
+    let id = a_stored_reply(&queue, 1).await?;
+    let mut posts = queue.claim_posts(&bot(), LIMIT);
+    let bury = Settlement::Bury {
+        cause: Cause::Uncertain,
+        error: NO_ERROR.to_owned(),
+    };
+    settle(next(&mut posts).await?, bury).await?;
+    let letters = vec![dead_of(&queue, id).await?];
+    let verdict = Verdict::Retry {
+        reason: "I have looked".to_owned(),
+        again: true,
+    };
+    take(&queue, letters.clone(), verdict).await?;
+    settle(next(&mut posts).await?, Settlement::Done).await?;
+    let outcomes = outcomes_of(&queue, &letters).await?;
+    let outcomes: Vec<_> = outcomes.into_iter().map(|(_, what)| what).collect();
+    let overruled = What::NotPosted {
+        reason: "a person said to post again: I have looked".to_owned(),
+        called: false,
+        intended_at: None,
+    };
+    let replayed = What::Replayed {
+        replay: 1,
+        reason: "I have looked".to_owned(),
+    };
+    ensure!(outcomes.ends_with(&[overruled, replayed]), "{outcomes:?}");
+    Ok(())
+}
+
+pub(crate) async fn a_dead_letter_shows_what_it_holds(stage: Stage) -> anyhow::Result<()> {
+    let queue = stage.queue().await?;
+    let mut posts = queue.claim_posts(&bot(), LIMIT);
+    nothing(&mut posts).await?;
+    let (event, garbage) = (an_event(1), a_reply(&an_event(2)));
+    queue.publisher().bury(&event, NO_ERROR).await?;
+    let garbage_id = garbage.id;
+    stage
+        .plant(Plant {
+            work: Work::Post(garbage),
+            deaths: 0,
+            body: Some(b"no JSON".to_vec()),
+        })
+        .await?;
+    let id = a_stored_reply(&queue, 3).await?;
+    let claim = next(&mut posts).await?;
+    let Work::Post(reply) = claim.job().work.clone() else {
+        bail!("it was a reply")
+    };
+    let bury = Settlement::Bury {
+        cause: Cause::Refused,
+        error: NO_ERROR.to_owned(),
+    };
+    settle(claim, bury).await?;
+    let letters = queue.dead_letters();
+    let garbage = dead_of(&queue, garbage_id).await?;
+    let letter = dead_of(&queue, event.id).await?;
+    ensure!(letters.held(&letter).await? == Some(Held::Event(event)));
+    let unreadable = Some(Held::Unreadable(b"no JSON".to_vec()));
+    ensure!(letters.held(&garbage).await? == unreadable);
+    let of_reply = dead_of(&queue, id).await?;
+    ensure!(letters.held(&of_reply).await? == Some(Held::Reply(reply)));
+    Ok(())
+}
+
+pub(crate) async fn a_thousand_dead_letters_are_read_oldest_first_and_taken_in_one_go(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    /// More than two pages.
+    const COUNT: u32 = 1_100;
+    let queue = stage.queue().await?;
+    let letters = buried(&queue, COUNT).await?;
+    ensure!(letters.is_sorted_by_key(|letter| letter.buried_at));
+    let ids: HashSet<_> = letters.iter().map(|letter| letter.id).collect();
+    ensure!(ids.len() == letters.len(), "each once");
+    let (dropped, kept): (Vec<_>, Vec<_>) = letters
+        .into_iter()
+        .partition(|letter| letter.received_at.as_millisecond() % 2 == 0);
+    let verdict = Verdict::Drop {
+        reason: NO_ERROR.to_owned(),
+    };
+    let mut taken = within(
+        Duration::from_secs(60),
+        "they are taken",
+        take(&queue, dropped.clone(), verdict),
+    )
+    .await??;
+    taken.sort_by_key(|letter| letter.buried_at);
+    ensure!(taken == dropped);
+    ensure!(dead_letters(&queue).await? == kept);
+    Ok(())
 }
 
 pub(crate) async fn what_is_no_event_is_kept_as_a_dead_letter(stage: Stage) -> anyhow::Result<()> {
@@ -832,7 +1097,7 @@ pub(crate) async fn a_reply_of_a_newer_release_waits_and_in_the_end_is_buried_as
     nothing(&mut posts).await?;
     let letter = dead_of(&queue, old.id).await?;
     ensure!((letter.cause, letter.step) == (Cause::Newer, Step::Post));
-    let dead = queue.dead_letters().list(10).await?;
+    let dead = dead_letters(&queue).await?;
     ensure!(
         dead.iter().all(|letter| letter.id != young.id),
         "the young one waits for a newer release"
@@ -861,7 +1126,7 @@ pub(crate) async fn a_reply_that_cannot_be_read_is_buried_as_malformed(
     settle(claim, Settlement::Done).await?;
     let dead = async {
         loop {
-            if let Some(letter) = queue.dead_letters().list(10).await?.pop() {
+            if let Some(letter) = dead_letters(&queue).await?.pop() {
                 return anyhow::Ok(letter);
             }
         }

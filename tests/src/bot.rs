@@ -346,12 +346,17 @@ impl Bot {
         .await
     }
 
+    /// All dead letters, oldest first.
+    pub async fn dead_letters(&self) -> anyhow::Result<Vec<DeadLetter>> {
+        stage::dead_letters(&self.queue().await?).await
+    }
+
     /// Waits until the message's event is a dead letter.
     pub async fn buried(&self, limit: Duration, message: &MessageId) -> anyhow::Result<DeadLetter> {
         let queue = self.queue().await?;
         let buried = async {
             loop {
-                let letters = queue.dead_letters().list(10_000).await?;
+                let letters = stage::dead_letters(&queue).await?;
                 let ours = |letter: &DeadLetter| letter.message_id.as_ref() == Some(message);
                 if let Some(letter) = letters.into_iter().find(ours) {
                     return anyhow::Ok(letter);
@@ -409,7 +414,7 @@ impl Bot {
         let all_answered = self.sandbox.until(limit, all).await;
         let ledger = self.sandbox.ledger();
         let missing = unanswered(&ledger);
-        let letters = self.queue().await?.dead_letters().list(100).await?;
+        let letters = self.dead_letters().await?;
         ensure!(
             all_answered,
             "{} of {} were not answered within {limit:?}: {missing:?}; buried: {letters:?}",

@@ -180,6 +180,11 @@ impl Server {
         Ok(value.unwrap_or("0").parse()?)
     }
 
+    /// All of its metrics, in the text format of Prometheus.
+    pub async fn figures(&self) -> anyhow::Result<String> {
+        Ok(get(self.admin, "metrics").await?.1)
+    }
+
     /// Waits until a figure is as expected.
     pub async fn until_figure(
         &self,
@@ -252,6 +257,11 @@ impl Server {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kib = line.and_then(|line| line.split_whitespace().next());
         Ok(kib.context("no VmRSS")?.parse::<f64>()? / 1024.0)
+    }
+
+    /// Its settings.
+    pub fn environment(&self) -> &Environment {
+        &self.environment
     }
 
     /// Where its metrics are.

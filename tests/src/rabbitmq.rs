@@ -323,7 +323,7 @@ pub(crate) fn signal_group(leader: u32, number: i32) {
 }
 
 /// Sends a signal to a process, or to a group by its negative.
-pub(crate) fn signal(process: i32, number: i32) {
+pub fn signal(process: i32, number: i32) {
     #[expect(unsafe_code, reason = "std offers no signals")]
     // SAFETY: kill(2) has no preconditions and touches no memory of ours.
     unsafe {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use chickwork_chatwork::id::{AccountId, MessageId, RoomId};
+use chickwork_queue::dead::{DeadLetter, Verdict};
 use chickwork_queue::event::{BotName, Event, EventId};
 use chickwork_queue::job::{Reply, Settled, Settlement, Work};
 use chickwork_queue::outcome::{Outcome, What};
@@ -447,6 +448,39 @@ pub async fn settle(claim: Claim, settlement: Settlement) -> anyhow::Result<()> 
             outcomes: Vec::new(),
         })
         .await?)
+}
+
+/// All dead letters, oldest first.
+pub async fn dead_letters(queue: &Queue) -> anyhow::Result<Vec<DeadLetter>> {
+    let mut read = queue.dead_letters().read().await?;
+    let mut letters = Vec::new();
+    while let Some(letter) = read.next().await? {
+        letters.push(letter);
+    }
+    Ok(letters)
+}
+
+/// Takes these dead letters out; those that were there.
+pub async fn take(
+    queue: &Queue,
+    letters: Vec<DeadLetter>,
+    verdict: Verdict,
+) -> anyhow::Result<Vec<DeadLetter>> {
+    let mut taking = queue.dead_letters().take(letters, verdict);
+    let mut taken = Vec::new();
+    while let Some(letter) = taking.next().await? {
+        taken.push(letter);
+    }
+    Ok(taken)
+}
+
+/// Retries these dead letters; those that were there.
+pub async fn retry(queue: &Queue, letters: Vec<DeadLetter>) -> anyhow::Result<Vec<DeadLetter>> {
+    let verdict = Verdict::Retry {
+        reason: "a test said so".to_owned(),
+        again: false,
+    };
+    take(queue, letters, verdict).await
 }
 
 /// A mention, the `number`th of its kind, received now.

@@ -163,7 +163,7 @@ pub(super) async fn what_is_authentic_and_not_understood_is_kept(kind: Kind) -> 
     assert_eq!(answer(post).await?, (200, String::new()));
 
     let queue = bot.queue().await?;
-    let letters = queue.dead_letters().list(100).await?;
+    let letters = bot.dead_letters().await?;
     assert_eq!(letters.len(), malformed.len());
     for letter in letters {
         assert_eq!(

@@ -1,134 +1,14 @@
 //! The ingress seen from outside, over real sockets, in front of an embedded queue.
 
-use std::net::SocketAddr;
+mod bench;
+
 use std::time::{Duration, Instant};
 
+use bench::{Bench, LIMIT, MENTION, empty, raw, request, signature, signed};
 use bytes::Bytes;
-use chickwork_chatwork::signature::{Token, Tokens};
-use chickwork_ingress::{Ingress, Settings};
-use chickwork_queue::event::{BotName, Event};
-use chickwork_queue::{Declare, Location, Queue};
-use jiff::Timestamp;
-use tempfile::TempDir;
+use chickwork_queue::Location;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-
-const TOKEN: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
-const MENTION: &str = r#"{"webhook_setting_id":"1","webhook_event_type":"mention_to_me","webhook_event_time":1700000003,"webhook_event":{"from_account_id":3,"to_account_id":4,"room_id":12,"message_id":"18","body":"[To:4]xin chào 😀","send_time":1700000000,"update_time":0}}"#;
-/// Nothing here takes longer, unless it is broken.
-const LIMIT: Duration = Duration::from_secs(10);
-
-struct Bench {
-    ingress: Ingress,
-    queue: Queue,
-    _folder: TempDir,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Answer {
-    status: u16,
-    body: String,
-}
-
-impl Bench {
-    async fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let location = Location::Sqlite(folder.path().join("queue.db"));
-        Self::start_before(location, folder).await
-    }
-
-    async fn start_before(location: Location, folder: TempDir) -> Self {
-        let bots = vec![BotName::default(), BotName::new("second").expect("a name")];
-        let queue = Queue::open(chickwork_queue::Settings {
-            location,
-            namespace: "test".to_owned(),
-            bots: bots.clone(),
-            declare: Declare::Active,
-            archive_keep: Duration::from_secs(3600),
-        })
-        .await
-        .expect("a queue");
-        let settings = Settings {
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            bots,
-            tokens: Tokens::parse(TOKEN).expect("a token"),
-            linger: Duration::from_millis(300),
-            drain: Duration::from_secs(5),
-        };
-        let ingress = Ingress::start(settings, queue.publisher()).expect("a free port");
-        Self {
-            ingress,
-            queue,
-            _folder: folder,
-        }
-    }
-
-    /// Sends a request as it is, and reads until the connection is closed.
-    async fn raw(&self, request: &[u8]) -> Answer {
-        raw(self.ingress.address(), request).await
-    }
-
-    async fn post(&self, target: &str, headers: &str, body: &[u8]) -> Answer {
-        self.raw(&request("POST", target, headers, body)).await
-    }
-
-    async fn archived(&self) -> Vec<Event> {
-        let mut archive = self.queue.archive().read(Timestamp::UNIX_EPOCH);
-        let mut events = Vec::new();
-        while let Some(event) = archive.next().await.expect("a readable archive") {
-            events.push(event);
-        }
-        events
-    }
-}
-
-fn request(method: &str, target: &str, headers: &str, body: &[u8]) -> Vec<u8> {
-    let length = body.len();
-    let mut request =
-        format!("{method} {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n")
-            .into_bytes();
-    request.extend_from_slice(body);
-    request
-}
-
-async fn raw(address: SocketAddr, request: &[u8]) -> Answer {
-    let exchange = async {
-        let mut stream = TcpStream::connect(address).await.expect("a listener");
-        // The answer to a request that is too large comes before all of it is sent.
-        let _ = stream.write_all(request).await;
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer).await;
-        String::from_utf8(answer).expect("text")
-    };
-    let answer = tokio::time::timeout(LIMIT, exchange)
-        .await
-        .expect("an answer in time");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-    let status = head
-        .split(' ')
-        .nth(1)
-        .and_then(|status| status.parse().ok())
-        .expect("a status");
-    Answer {
-        status,
-        body: body.to_owned(),
-    }
-}
-
-fn signature(body: &[u8]) -> String {
-    Token::parse(TOKEN).expect("a token").sign(body)
-}
-
-fn signed(body: &[u8]) -> String {
-    format!("X-ChatWorkWebhookSignature: {}\r\n", signature(body))
-}
-
-fn empty(status: u16) -> Answer {
-    Answer {
-        status,
-        body: String::new(),
-    }
-}
 
 #[tokio::test]
 async fn an_authentic_event_is_stored_and_then_acknowledged_with_nothing() {
@@ -220,8 +100,11 @@ async fn what_is_authentic_is_never_answered_with_an_error() {
             empty(200)
         );
     }
-    let dead = bench.queue.dead_letters().list(10).await.expect("a list");
-    assert_eq!(dead.len(), 4, "all but the unknown type are malformed");
+    assert_eq!(
+        bench.dead().await.len(),
+        4,
+        "all but the unknown type are malformed"
+    );
     assert!(
         bench
             .archived()

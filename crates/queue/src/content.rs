@@ -4,6 +4,7 @@ use bytes::Bytes;
 use chickwork_chatwork::id::{MessageId, RoomId};
 use jiff::Timestamp;
 
+use crate::dead::{Held, Verdict};
 use crate::event::{BotName, Event, EventId};
 use crate::job::{Cause, Reply, Step};
 use crate::outcome::{Outcome, What};
@@ -66,19 +67,9 @@ impl Content {
         }
     }
 
-    /// Of a message of which nothing can be read.
-    pub(crate) fn unknown(received_at: Timestamp, body: Vec<u8>) -> Self {
-        Self {
-            id: EventId::fresh(),
-            bot: BotName::default(),
-            event_type: Event::OTHER.to_owned(),
-            room_id: None,
-            message_id: None,
-            received_at,
-            put_back_at: None,
-            replay: 0,
-            body,
-        }
+    /// From when on its age counts: when it came, or when a person last put it back in.
+    pub(crate) fn aged_from(&self) -> Timestamp {
+        self.put_back_at.unwrap_or(self.received_at)
     }
 
     /// An outcome of this event.
@@ -105,6 +96,41 @@ impl Content {
             },
             at,
         )
+    }
+
+    /// What the outcomes say when a person takes the dead letter out. That a message is to be posted
+    /// again stands first: it must be known before the reply is back.
+    pub(crate) fn taken(&self, verdict: &Verdict, now: Timestamp) -> Vec<Outcome> {
+        match verdict {
+            Verdict::Retry { reason, again } => {
+                let overrule = again.then(|| What::NotPosted {
+                    reason: format!("a person said to post again: {reason}"),
+                    called: false,
+                    intended_at: None,
+                });
+                let replayed = What::Replayed {
+                    replay: self.replay.saturating_add(1),
+                    reason: reason.clone(),
+                };
+                let said = overrule.into_iter().chain([replayed]);
+                said.map(|what| self.outcome(what, now)).collect()
+            }
+            Verdict::Drop { reason } => {
+                let reason = reason.clone();
+                vec![self.outcome(What::Dropped { reason }, now)]
+            }
+        }
+    }
+
+    /// What a dead letter with this content holds.
+    pub(crate) fn into_held(self, is_reply: bool) -> Held {
+        if !is_reply {
+            return Held::Event(self.into_event());
+        }
+        match reply_json::decode(&self.body) {
+            Ok(reply) => Held::Reply(reply),
+            Err(_) => Held::Unreadable(self.body),
+        }
     }
 
     /// The same, put back by a person: aged from now.

@@ -1,17 +1,36 @@
 //! The figures that the queue itself records; their names are a contract.
 
+use std::time::Instant;
+
 use jiff::Timestamp;
 
 use crate::job::Cause;
+use crate::sqlite::Sizes;
 
 /// A job was buried.
 pub(crate) fn dead(cause: Cause) {
     metrics::counter!("chickwork_dead_total", "cause" => cause.as_str()).increment(1);
 }
 
+/// Measures how long it takes to store an event, whatever comes of it, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Publishing(Instant);
+
+impl Publishing {
+    pub(crate) fn begin() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Drop for Publishing {
+    fn drop(&mut self) {
+        metrics::histogram!("chickwork_publish_seconds").record(self.0.elapsed());
+    }
+}
+
 /// How many jobs each queue holds, and the age of the oldest.
-pub(crate) fn depths(depths: &[(String, u64, Option<Timestamp>)], now: Timestamp) {
-    for (queue, jobs, oldest) in depths {
+pub(crate) fn sizes(sizes: &Sizes, now: Timestamp) {
+    for (queue, (jobs, oldest)) in sizes {
         let age = oldest.map_or(0.0, |oldest| {
             now.duration_since(oldest).as_secs_f64().max(0.0)
         });

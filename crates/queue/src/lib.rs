@@ -5,12 +5,14 @@
 //! enum, not a trait, and what holds them together is one conformance suite (`tests/conformance`).
 //! Nothing here knows why a job is put off or buried: that is the worker's policy.
 //!
-//! Read on in this order: [`event`], [`job`], [`outcome`], [`dead`]; then the handles below.
+//! Read on in this order: [`event`], [`job`], [`outcome`], [`dead`], [`report`]; then the handles below.
 
 pub mod dead;
 pub mod event;
+pub mod examine;
 pub mod job;
 pub mod outcome;
+pub mod report;
 
 mod amqp;
 mod content;
@@ -26,14 +28,15 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 pub use crate::amqp::BrokerError;
+pub use crate::examine::examine;
 pub use crate::sqlite::{OpenError, StoreError};
 
 use crate::amqp::{AmqpClaim, AmqpClaims, Broker};
-use crate::dead::DeadLetter;
-use crate::event::{BotName, Event, EventId};
+use crate::dead::DeadLetters;
+use crate::event::{BotName, Event};
 use crate::job::{Cause, Job, Settled, Tenure};
 use crate::outcome::Outcome;
-use crate::sqlite::{ArchiveRead, OutcomesRead, SqliteClaim, SqliteClaims, Store};
+use crate::sqlite::{ArchiveRead, SqliteClaim, SqliteClaims, Store};
 
 /// A job of a newer release is looked at again after this time, without counting a try.
 pub(crate) const NEWER_WAITS: Duration = Duration::from_secs(60);
@@ -92,6 +95,8 @@ pub enum Declare {
     Active,
     /// Objects are managed by somebody else: only check that they are there.
     Passive,
+    /// Neither create nor check: for a command that looks at what is there.
+    Nothing,
 }
 
 /// Where an event was made safe; the label `stored` of `chickwork_acks_total`.
@@ -141,12 +146,26 @@ impl Queue {
             Location::Sqlite(path) => {
                 Ok(Self(Backend::Sqlite(Store::open(path, &settings).await?)))
             }
-            Location::Amqp(urls) => {
-                let broker = Broker::new(urls, &settings)
-                    .map_err(|error| OpenError::Broker(error.to_string()))?;
-                Ok(Self(Backend::Amqp(broker)))
-            }
+            Location::Amqp(urls) => Self::on_broker(urls, &settings),
         }
+    }
+
+    /// Opens a queue that is there: never creates a file. What a command that only looks at a
+    /// broker may create there is for [`Settings::declare`] to say.
+    pub async fn open_existing(settings: Settings) -> Result<Self, OpenError> {
+        match &settings.location {
+            Location::Sqlite(path) => {
+                let store = Store::open_existing(path, &settings).await?;
+                Ok(Self(Backend::Sqlite(store)))
+            }
+            Location::Amqp(urls) => Self::on_broker(urls, &settings),
+        }
+    }
+
+    fn on_broker(urls: &[String], settings: &Settings) -> Result<Self, OpenError> {
+        let broker =
+            Broker::new(urls, settings).map_err(|error| OpenError::Broker(error.to_string()))?;
+        Ok(Self(Backend::Amqp(broker)))
     }
 
     /// The way in.
@@ -185,13 +204,16 @@ impl Queue {
         Archive(self.0.clone())
     }
 
-    /// Records the depths of the embedded queue as figures; the broker has figures of its own.
+    /// Records the depths of the embedded queue as figures, or whether the broker can be used; its
+    /// depths are among the broker's own figures.
     pub async fn measure(&self) {
-        if let Backend::Sqlite(store) = &self.0 {
-            match store.depths().await {
-                Ok(depths) => figures::depths(&depths, Timestamp::now()),
+        match &self.0 {
+            Backend::Sqlite(store) => match store.sizes().await {
+                Ok(sizes) => figures::sizes(&sizes, Timestamp::now()),
                 Err(error) => log::warn!("the queue cannot be measured: {error}"),
-            }
+            },
+            // Asking is what records it.
+            Backend::Amqp(broker) => drop(broker.check().await),
         }
     }
 
@@ -250,6 +272,7 @@ pub struct Publisher(Backend);
 impl Publisher {
     /// Stores an event to be answered. Returns within 2 s of a broker, 10 s of a disk.
     pub async fn publish(&self, event: &Event) -> Result<Stored, QueueError> {
+        let _measured = figures::Publishing::begin();
         match &self.0 {
             Backend::Sqlite(store) => {
                 store.publish(event).await?;
@@ -264,6 +287,7 @@ impl Publisher {
 
     /// Stores an event that is none as a dead letter `malformed`.
     pub async fn bury(&self, event: &Event, error: &str) -> Result<Stored, QueueError> {
+        let _measured = figures::Publishing::begin();
         let stored = match &self.0 {
             Backend::Sqlite(store) => {
                 store.bury(event, error).await?;
@@ -280,6 +304,7 @@ impl Publisher {
 
     /// Stores an event that is not answered, for this reason, in the archive and the outcomes.
     pub async fn archive(&self, event: &Event, reason: &str) -> Result<Stored, QueueError> {
+        let _measured = figures::Publishing::begin();
         match &self.0 {
             Backend::Sqlite(store) => {
                 store.archive(event, reason).await?;
@@ -389,6 +414,14 @@ impl Outcomes {
         }
     }
 
+    /// Reads from this time on (a little earlier is possible) up to the end as it is when begun.
+    pub fn read(&self, since: Timestamp) -> OutcomesRead {
+        OutcomesRead(match &self.0 {
+            Backend::Sqlite(store) => OutcomesReadOf::Sqlite(store.outcomes(since)),
+            Backend::Amqp(broker) => OutcomesReadOf::Amqp(broker.outcomes(since)),
+        })
+    }
+
     /// Reads from this time on (a little earlier is possible), and then what is being written.
     pub fn follow(&self, since: Timestamp) -> Follow {
         Follow(match &self.0 {
@@ -398,14 +431,34 @@ impl Outcomes {
     }
 }
 
+/// Outcomes up to the end, in the order in which they were stored. One may be read twice.
+#[derive(Debug)]
+pub struct OutcomesRead(OutcomesReadOf);
+
+#[derive(Debug)]
+enum OutcomesReadOf {
+    Sqlite(sqlite::OutcomesRead),
+    Amqp(amqp::OutcomesRead),
+}
+
+impl OutcomesRead {
+    /// The next one; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Outcome>, QueueError> {
+        match &mut self.0 {
+            OutcomesReadOf::Sqlite(read) => Ok(read.next().await?),
+            OutcomesReadOf::Amqp(read) => Ok(read.next().await?),
+        }
+    }
+}
+
 /// Reads outcomes in the order in which they were stored. One may be read twice.
 #[derive(Debug)]
 pub struct Follow(FollowOf);
 
 #[derive(Debug)]
 enum FollowOf {
-    Sqlite(OutcomesRead),
-    Amqp(Box<amqp::OutcomesRead>),
+    Sqlite(sqlite::OutcomesFollow),
+    Amqp(Box<amqp::OutcomesFollow>),
 }
 
 impl Follow {
@@ -425,36 +478,6 @@ pub enum Entry {
     Outcome(Outcome),
     /// A mark that somebody has set with [`Outcomes::mark`].
     Mark(Uuid),
-}
-
-/// What was given up. It stays until a person retries or drops it.
-#[derive(Debug, Clone)]
-pub struct DeadLetters(Backend);
-
-impl DeadLetters {
-    /// The oldest ones, at most `limit`. Listing changes nothing.
-    pub async fn list(&self, limit: u32) -> Result<Vec<DeadLetter>, QueueError> {
-        match &self.0 {
-            Backend::Sqlite(store) => Ok(store.dead(limit).await?),
-            Backend::Amqp(broker) => Ok(broker.dead(limit).await?),
-        }
-    }
-
-    /// Puts one back where it was given up, aged from now. False: there is none of this id.
-    pub async fn retry(&self, id: EventId) -> Result<bool, QueueError> {
-        match &self.0 {
-            Backend::Sqlite(store) => Ok(store.retry_dead(id).await?),
-            Backend::Amqp(broker) => Ok(broker.retry_dead(id).await?),
-        }
-    }
-
-    /// Removes one. False: there is none of this id.
-    pub async fn drop(&self, id: EventId) -> Result<bool, QueueError> {
-        match &self.0 {
-            Backend::Sqlite(store) => Ok(store.drop_dead(id).await?),
-            Backend::Amqp(broker) => Ok(broker.drop_dead(id).await?),
-        }
-    }
 }
 
 /// Every event as it was received, at least for `CHICKWORK_ARCHIVE_KEEP`.

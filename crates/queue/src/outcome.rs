@@ -119,6 +119,16 @@ pub enum What {
     },
 }
 
+impl What {
+    /// Whether the event has come to an end with this, unless a person puts it back in.
+    pub fn is_end(&self) -> bool {
+        matches!(
+            self,
+            Self::Ignored { .. } | Self::Posted { .. } | Self::Dead { .. } | Self::Dropped { .. }
+        )
+    }
+}
+
 impl Outcome {
     /// The version that this release writes.
     pub const VERSION: u32 = 1;

@@ -18,11 +18,12 @@ use lapin::options::{
     ConfirmSelectOptions,
 };
 use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, Consumer};
+use lapin::{BasicProperties, Channel, Consumer};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::dead::Burial;
 use super::publish::{Routing, confirmed};
 use super::topology::Destination;
 use super::wire::{self, History, Unreadable};
@@ -224,7 +225,8 @@ impl AmqpClaims {
             }
             Fate::Bury => {
                 let error = poison_error(history.deaths);
-                tokio::spawn(claim.bury(Cause::Poison, error));
+                let letter = claim.dead_letter(Cause::Poison, &error);
+                tokio::spawn(claim.bury(letter, Cause::Poison, error));
             }
         }
         None
@@ -240,7 +242,7 @@ impl AmqpClaims {
         let (content, history) = match wire::read(&delivery.properties, &body) {
             Ok(read) => read,
             Err(problem) => {
-                let content = Content::unknown(wire::written_at(&delivery.properties), body);
+                let content = wire::read_loosely(&delivery.properties, &body, Timestamp::now());
                 return (content, History::default(), Err(problem));
             }
         };
@@ -524,22 +526,28 @@ impl AmqpClaim {
     }
 
     fn dead_letter(&self, cause: Cause, error: &str) -> super::Message {
-        let error = crate::shortened(error, Settlement::LONGEST_ERROR);
         let history = History {
             attempts: self.job.attempts,
             deaths: self.job.deaths,
         };
-        let (names, now) = (self.broker.names(), Timestamp::now());
-        dead::letter(
-            names,
-            &self.source.destination,
-            self.source.step,
+        let is_reply = self.source.step == Step::Post;
+        self.letter_of(
+            wire::properties(&self.content, history, is_reply),
             cause,
-            &error,
-            &self.content,
-            history,
-            now,
+            error,
         )
+    }
+
+    fn letter_of(&self, properties: BasicProperties, cause: Cause, error: &str) -> super::Message {
+        let burial = Burial {
+            destination: &self.source.destination,
+            step: self.source.step,
+            cause,
+            error: &crate::shortened(error, Settlement::LONGEST_ERROR),
+            at: Timestamp::now(),
+        };
+        let body = self.content.body.clone();
+        dead::letter(self.broker.names(), &burial, properties, body)
     }
 
     /// Puts a suspect off, remembering its deaths.
@@ -552,16 +560,14 @@ impl AmqpClaim {
         self.replace_by(message).await;
     }
 
-    /// What a newer release wrote waits for one, a minute at a time, just as it came; garbage is buried.
+    /// What a newer release wrote waits for one, a minute at a time, and garbage is buried; either
+    /// just as it came.
     async fn put_away(mut self, problem: Unreadable) {
-        let age = Timestamp::now().duration_since(self.content.received_at);
-        let Some(properties) = self
-            .delivery
-            .as_ref()
-            .map(|delivery| delivery.properties.clone())
-        else {
+        let age = Timestamp::now().duration_since(self.content.aged_from());
+        let Some(delivery) = &self.delivery else {
             return;
         };
+        let properties = wire::without_broker_headers(&delivery.properties);
         match problem {
             Unreadable::Newer(_) if age < crate::NEWER_WAITS_AT_MOST => {
                 let (exchange, key) = self
@@ -570,19 +576,24 @@ impl AmqpClaim {
                     .delayed(crate::NEWER_WAITS, &self.source.destination);
                 let message = super::Message {
                     address: super::Address { exchange, key },
-                    properties: wire::without_broker_headers(&properties),
+                    properties,
                     body: self.content.body.clone(),
                 };
                 self.replace_by(message).await;
             }
-            Unreadable::Newer(error) => self.bury(Cause::Newer, error).await,
-            Unreadable::Malformed(error) => self.bury(Cause::Malformed, error).await,
+            Unreadable::Newer(error) => {
+                let letter = self.letter_of(properties, Cause::Newer, &error);
+                self.bury(letter, Cause::Newer, error).await;
+            }
+            Unreadable::Malformed(error) => {
+                let letter = self.letter_of(properties, Cause::Malformed, &error);
+                self.bury(letter, Cause::Malformed, error).await;
+            }
         }
     }
 
-    async fn bury(mut self, cause: Cause, error: String) {
-        let message = self.dead_letter(cause, &error);
-        if self.replace_by(message).await {
+    async fn bury(mut self, letter: super::Message, cause: Cause, error: String) {
+        if self.replace_by(letter).await {
             crate::figures::dead(cause);
             log::error!(id:% = self.content.id, cause = cause.as_str(); "given up: {error}");
             self.broker.record(&self.content.dead(

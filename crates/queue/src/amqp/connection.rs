@@ -81,11 +81,11 @@ impl Connections {
         let nodes = urls
             .iter()
             .map(|url| {
-                let uri: AMQPUri = url.parse().map_err(|error| {
+                let uri = parsed(url).map_err(|error| {
                     BrokerError::Unusable(format!("not an AMQP address: {error}"))
                 })?;
                 Ok(Node {
-                    address: format!("{}:{}", uri.authority.host, uri.authority.port),
+                    address: address(&uri),
                     publishing: pool(url, PUBLISHING, "publish", &declaration)?,
                     consuming: pool(url, CONSUMING, "consume", &declaration)?,
                 })
@@ -149,6 +149,9 @@ impl Connections {
     /// Declares the topology anew, on a connection that is made for it; once at a time, and not
     /// again at once: what it cannot mend would keep it busy.
     pub(super) async fn repair(&self) {
+        if self.declaration.declare == Declare::Nothing {
+            return;
+        }
         let Ok(mut repaired) = self.repaired.try_lock() else {
             return;
         };
@@ -162,6 +165,11 @@ impl Connections {
             Err(error) => log::error!("broker objects cannot be declared: {error}"),
         }
         *repaired = Some(Instant::now());
+    }
+
+    /// Whether there is a log of dead letters, as far as is known.
+    pub(super) fn has_letters(&self) -> bool {
+        self.declaration.topology.has_letters()
     }
 
     /// The nodes, without credentials.
@@ -201,10 +209,7 @@ fn pool(
             ..PoolConfig::default()
         }),
     };
-    let properties = move || {
-        ConnectionProperties::default()
-            .with_connection_name(format!("chickwork {purpose} {}", std::process::id()).into())
-    };
+    let properties = move || named(purpose);
     let declaration = declaration.clone();
     config
         .builder(properties, Runtime::Tokio1)
@@ -242,6 +247,27 @@ impl Declaration {
         *declared = Some(Instant::now());
         Ok(())
     }
+}
+
+/// A connection outside of the pools: nothing is declared on it, and nobody watches it.
+pub(super) async fn connect(url: &str, purpose: &str) -> lapin::Result<lapin::Connection> {
+    lapin::Connection::connect(&with_limits(url), named(purpose)).await
+}
+
+fn named(purpose: &str) -> ConnectionProperties {
+    let name = format!("chickwork {purpose} {}", std::process::id());
+    ConnectionProperties::default().with_connection_name(name.into())
+}
+
+/// The address of a node. What is wrong with it is said without repeating it: it holds a password.
+pub(super) fn parsed(url: &str) -> Result<AMQPUri, String> {
+    url.parse()
+        .map_err(|error: String| error.split(": '").next().unwrap_or_default().to_owned())
+}
+
+/// Host and port: what may be shown.
+pub(super) fn address(uri: &AMQPUri) -> String {
+    format!("{}:{}", uri.authority.host, uri.authority.port)
 }
 
 /// Records for as long as the connection lives whether the broker blocks it.
@@ -296,6 +322,18 @@ fn explain(error: PoolError) -> BrokerError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_that_cannot_be_read_is_not_repeated() {
+        for url in [
+            "amqp:chick:s3cret@rabbit",
+            "http://chick:s3cret@rabbit",
+            "amqp://chick:s3cret@:x",
+        ] {
+            let error = parsed(url).expect_err(url);
+            assert!(!error.is_empty() && !error.contains("s3cret"), "{error}");
+        }
+    }
 
     #[test]
     fn a_url_gets_our_limits_unless_it_has_its_own() {

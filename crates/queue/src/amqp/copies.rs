@@ -1,4 +1,5 @@
-//! What is written beside the main way and never waited for: archive copies and most outcomes.
+//! What is written beside the main way and never waited for: archive copies, most outcomes, and the
+//! log of dead letters.
 //!
 //! One task publishes them in windows and tries each window again until it is confirmed, so a copy
 //! may be there twice, under the same id; it is lost only with this process, or when so many wait
@@ -27,6 +28,16 @@ const WINDOW_LIMIT: Duration = Duration::from_secs(10);
 /// How long to wait after a failure.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
+/// What becomes of copies while their exchange does not exist or may not be used, and nobody here
+/// can help it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WithoutExchange {
+    /// They wait for it.
+    Wait,
+    /// They are given up: what they tell can be found out in another way.
+    GiveUp,
+}
+
 #[derive(Debug)]
 enum Item {
     Copy(Box<Message>),
@@ -41,9 +52,9 @@ pub(super) struct Copies {
 }
 
 impl Copies {
-    pub(super) fn start(connections: Arc<Connections>) -> Self {
+    pub(super) fn start(connections: Arc<Connections>, without_exchange: WithoutExchange) -> Self {
         let (line, copies) = mpsc::channel(LONGEST_LINE);
-        tokio::spawn(run(connections, copies));
+        tokio::spawn(run(connections, without_exchange, copies));
         Self {
             line,
             full: AtomicBool::new(false),
@@ -58,10 +69,19 @@ impl Copies {
         }
         if full && !self.full.swap(full, Ordering::Relaxed) {
             log::error!(
-                "{LONGEST_LINE} copies wait for the broker: archive and outcomes will have gaps"
+                "{LONGEST_LINE} copies wait for the broker: archive, outcomes or the log of dead letters will have gaps"
             );
         } else if !full {
             self.full.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Hands over a copy that soon says nothing any more; dropped while others wait. Never waits.
+    pub(super) fn send_unless_behind(&self, message: Message) {
+        let waiting = self.line.max_capacity() - self.line.capacity();
+        if waiting < WINDOW {
+            // Full, or closed: then it is not missed either.
+            let _ = self.line.try_send(Item::Copy(Box::new(message)));
         }
     }
 
@@ -76,7 +96,11 @@ impl Copies {
     }
 }
 
-async fn run(connections: Arc<Connections>, mut line: mpsc::Receiver<Item>) {
+async fn run(
+    connections: Arc<Connections>,
+    without_exchange: WithoutExchange,
+    mut line: mpsc::Receiver<Item>,
+) {
     let mut channel: Option<Channel> = None;
     let mut items = Vec::with_capacity(WINDOW);
     while line.recv_many(&mut items, WINDOW).await > 0 {
@@ -89,6 +113,7 @@ async fn run(connections: Arc<Connections>, mut line: mpsc::Receiver<Item>) {
             }
         }
         let mut failing = false;
+        let mut repaired = false;
         while !window.is_empty() {
             match tokio::time::timeout(WINDOW_LIMIT, publish(&connections, &mut channel, &window))
                 .await
@@ -100,12 +125,17 @@ async fn run(connections: Arc<Connections>, mut line: mpsc::Receiver<Item>) {
                         _ => BrokerError::TimedOut("a window of copies"),
                     };
                     if !failing {
-                        log::warn!("archive copies and outcomes wait for the broker: {reason}");
+                        log::warn!("copies wait for the broker: {reason}");
                     }
                     failing = true;
                     channel = None;
+                    let hopeless = reason.is_refusal() || repaired && reason.calls_for_repair();
+                    if hopeless && without_exchange == WithoutExchange::GiveUp {
+                        break;
+                    }
                     if reason.calls_for_repair() {
                         connections.repair().await;
+                        repaired = true;
                     }
                     tokio::time::sleep(RETRY_AFTER).await;
                 }

@@ -6,8 +6,13 @@ mod claims;
 mod connection;
 mod copies;
 mod dead;
+pub(crate) mod examine;
+mod greeting;
+mod letters;
 mod publish;
+mod report;
 mod stream;
+mod taking;
 pub(crate) mod topology;
 mod wire;
 
@@ -21,9 +26,11 @@ use uuid::Uuid;
 
 pub(crate) use claims::{AmqpClaim, AmqpClaims};
 use connection::Connections;
-use copies::Copies;
+use copies::{Copies, WithoutExchange};
+use dead::Burial;
 use publish::{Address, Message, Publishing, Routing};
-pub(crate) use stream::{ArchiveRead, OutcomesRead};
+pub(crate) use stream::{ArchiveRead, OutcomesFollow, OutcomesRead};
+pub(crate) use taking::DeadTaking;
 use topology::{Destination, Names, Topology};
 use wire::History;
 
@@ -61,7 +68,7 @@ pub enum BrokerError {
     #[error("no queue is bound to the exchange {0}")]
     Returned(String),
     /// An object that was there at the connection's start is gone.
-    #[error("a broker object is missing: {0}")]
+    #[error("a broker object is missing ({0}): is CHICKWORK_NAMESPACE right?")]
     Missing(String),
     /// The broker refused the message.
     #[error("the broker refused the message (is a queue full, or without a leader?)")]
@@ -72,6 +79,9 @@ pub enum BrokerError {
     /// The claim is somebody else's by now.
     #[error("the claim was lost with its connection")]
     Lost,
+    /// Dead letters are gone through by one at a time.
+    #[error("somebody else is taking dead letters: try again when they are done")]
+    Busy,
     /// The queue has been closed.
     #[error("the queue is closed")]
     Closed,
@@ -89,6 +99,11 @@ impl From<lapin::Error> for BrokerError {
 }
 
 impl BrokerError {
+    /// Whether the broker's user lacks a right.
+    fn is_refusal(&self) -> bool {
+        matches!(self, Self::Unreachable(said) if said.starts_with("ACCESS_REFUSED"))
+    }
+
     /// Whether declaring the broker objects anew may help.
     fn calls_for_repair(&self) -> bool {
         matches!(self, Self::Returned(_) | Self::Missing(_))
@@ -104,10 +119,13 @@ pub(crate) struct Broker {
 #[derive(Debug)]
 struct Inner {
     names: Names,
+    bots: Vec<BotName>,
     archived: bool,
     connections: Arc<Connections>,
     publishing: Publishing,
     copies: Copies,
+    /// Copies for the log of dead letters, which others must not have to wait for.
+    letters: Copies,
 }
 
 impl Broker {
@@ -118,9 +136,11 @@ impl Broker {
         let connections = Arc::new(Connections::new(urls, topology, settings)?);
         let inner = Inner {
             names,
+            bots: settings.bots.clone(),
             archived: !settings.archive_keep.is_zero(),
             publishing: Publishing::new(connections.clone()),
-            copies: Copies::start(connections.clone()),
+            copies: Copies::start(connections.clone(), WithoutExchange::Wait),
+            letters: Copies::start(connections.clone(), WithoutExchange::GiveUp),
             connections,
         };
         Ok(Self {
@@ -152,22 +172,18 @@ impl Broker {
 
     pub(crate) async fn bury(&self, event: &Event, error: &str) -> Result<(), BrokerError> {
         let content = Content::of_event(event);
-        self.copy(
-            event,
-            &wire::properties(&content, History::default(), false),
-        );
+        let properties = wire::properties(&content, History::default(), false);
+        self.copy(event, &properties);
         let now = Timestamp::now();
         let error = crate::shortened(error, Settlement::LONGEST_ERROR);
-        let letter = dead::letter(
-            self.names(),
-            &Destination::Ask,
-            Step::Receive,
-            Cause::Malformed,
-            &error,
-            &content,
-            History::default(),
-            now,
-        );
+        let burial = Burial {
+            destination: &Destination::Ask,
+            step: Step::Receive,
+            cause: Cause::Malformed,
+            error: &error,
+            at: now,
+        };
+        let letter = dead::letter(self.names(), &burial, properties, content.body.clone());
         self.store(&letter).await?;
         self.record(&content.dead(Step::Receive, Cause::Malformed, error, now));
         Ok(())
@@ -218,6 +234,9 @@ impl Broker {
             .publishing
             .publish(message, Routing::Mandatory)
             .await;
+        if stored.is_ok() && message.address.exchange == self.names().dead() {
+            self.log_burial(message);
+        }
         if stored.as_ref().is_err_and(BrokerError::calls_for_repair) {
             let connections = self.inner.connections.clone();
             // Not waited for: a publish has little time.
@@ -257,6 +276,7 @@ impl Broker {
         let properties = BasicProperties::default()
             .with_message_id(mark.to_string().into())
             .with_type(stream::MARK.into())
+            .with_timestamp(Timestamp::now().as_second().unsigned_abs())
             .with_delivery_mode(2);
         let address = Address {
             exchange: self.names().outcomes(),
@@ -279,7 +299,11 @@ impl Broker {
         AmqpClaims::new(self.clone(), Destination::Post(bot.clone()), limit)
     }
 
-    pub(crate) fn follow(&self, since: Timestamp) -> OutcomesRead {
+    pub(crate) fn follow(&self, since: Timestamp) -> OutcomesFollow {
+        OutcomesFollow::new(self.clone(), since)
+    }
+
+    pub(crate) fn outcomes(&self, since: Timestamp) -> OutcomesRead {
         OutcomesRead::new(self.clone(), since)
     }
 
@@ -306,7 +330,8 @@ impl Broker {
     }
 
     pub(crate) async fn flush(&self) -> Result<(), BrokerError> {
-        self.inner.copies.flush().await
+        self.inner.copies.flush().await?;
+        self.inner.letters.flush().await
     }
 
     /// The nodes, without credentials.

@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use deadpool_lapin::lapin;
 use futures_util::StreamExt;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 
-use super::{Broker, BrokerError, REQUEST_LIMIT, close, wire};
+use super::{Broker, BrokerError, REQUEST_LIMIT, close, report, wire};
 use crate::Entry;
 use crate::event::Event;
+use crate::outcome::Outcome;
 
 /// `type` of a mark among the outcomes.
 pub(super) const MARK: &str = "mark";
@@ -30,10 +31,14 @@ const AGAIN: Duration = Duration::from_secs(1);
 const EMPTY: Duration = Duration::from_secs(2);
 /// The last chunk arrives at once; a pause this long is its end.
 const CHUNK_IDLE: Duration = Duration::from_millis(200);
+/// A stream is entered by the broker's clock, and what is looked for was dated by others: clocks
+/// may differ by this much.
+const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_secs(60);
 
 /// Where to begin.
 #[derive(Debug, Clone, Copy)]
-enum From {
+pub(super) enum From {
+    First,
     Time(Timestamp),
     Offset(i64),
     LastChunk,
@@ -42,6 +47,7 @@ enum From {
 impl From {
     fn argument(self) -> AMQPValue {
         match self {
+            Self::First => AMQPValue::LongString("first".into()),
             Self::Time(time) => AMQPValue::Timestamp(time.as_second().max(0).unsigned_abs()),
             // A number as a string would be refused.
             Self::Offset(offset) => AMQPValue::LongLongInt(offset),
@@ -52,7 +58,7 @@ impl From {
 
 /// One consumer of a stream.
 #[derive(Debug)]
-struct Reading {
+pub(super) struct Reading {
     connection: Option<lapin::Connection>,
     channel: Channel,
     consumer: lapin::Consumer,
@@ -62,7 +68,11 @@ struct Reading {
 }
 
 impl Reading {
-    async fn start(broker: &Broker, stream: &str, from: From) -> Result<Self, BrokerError> {
+    pub(super) async fn start(
+        broker: &Broker,
+        stream: &str,
+        from: From,
+    ) -> Result<Self, BrokerError> {
         let connection = broker.inner.connections.consuming().await?;
         let consumer = async {
             let channel = connection.create_channel().await?;
@@ -95,7 +105,7 @@ impl Reading {
 
     /// The next message and its offset. Cancel-safe: what was delivered is acknowledged before the
     /// next delivery is taken.
-    async fn next(&mut self) -> Result<(i64, Delivery), BrokerError> {
+    pub(super) async fn next(&mut self) -> Result<(i64, Delivery), BrokerError> {
         if self.unacked >= ACK_EVERY {
             self.acknowledge().await?;
         }
@@ -145,14 +155,14 @@ impl Drop for Reading {
 
 /// Follows the outcomes.
 #[derive(Debug)]
-pub(crate) struct OutcomesRead {
+pub(crate) struct OutcomesFollow {
     broker: Broker,
     from: From,
     reading: Option<Reading>,
     failing: bool,
 }
 
-impl OutcomesRead {
+impl OutcomesFollow {
     pub(super) fn new(broker: Broker, since: Timestamp) -> Self {
         Self {
             broker,
@@ -213,59 +223,80 @@ fn entry(delivery: &Delivery) -> Option<Entry> {
             .ok()
             .map(Entry::Mark);
     }
+    if report::is_report(properties) {
+        return None;
+    }
     serde_json::from_slice(&delivery.data)
         .ok()
         .map(Entry::Outcome)
 }
 
-/// Reads the archive up to its end.
+/// Reads a stream up to the end that it has when this begins.
 #[derive(Debug)]
-pub(crate) struct ArchiveRead {
+pub(super) struct ReadToEnd {
     broker: Broker,
-    since: Timestamp,
+    stream: String,
+    from: From,
     progress: Progress,
 }
 
 #[derive(Debug)]
 enum Progress {
     NotStarted,
-    /// Reading up to and including this offset.
-    Reading(Box<Reading>, i64),
+    Reading {
+        reading: Box<Reading>,
+        /// Up to and including this offset.
+        end: i64,
+        /// Nothing has come so far, and it may be that nothing will.
+        perhaps_nothing: bool,
+    },
     Done,
 }
 
-impl ArchiveRead {
-    pub(super) fn new(broker: Broker, since: Timestamp) -> Self {
-        let progress = if broker.inner.archived {
-            Progress::NotStarted
-        } else {
-            Progress::Done
-        };
+impl ReadToEnd {
+    pub(super) fn new(broker: Broker, stream: String, from: From) -> Self {
         Self {
             broker,
-            since,
-            progress,
+            stream,
+            from,
+            progress: Progress::NotStarted,
         }
     }
 
-    pub(crate) async fn next(&mut self) -> Result<Option<Event>, BrokerError> {
+    /// The next message; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Delivery>, BrokerError> {
         loop {
             match &mut self.progress {
                 Progress::Done => return Ok(None),
-                Progress::NotStarted => self.start().await?,
-                Progress::Reading(reading, end) => {
+                Progress::NotStarted => self.progress = self.start().await?,
+                Progress::Reading {
+                    reading,
+                    end,
+                    perhaps_nothing,
+                } => {
+                    let patience = if *perhaps_nothing {
+                        EMPTY
+                    } else {
+                        REQUEST_LIMIT
+                    };
+                    let (offset, delivery) =
+                        match tokio::time::timeout(patience, reading.next()).await {
+                            Ok(next) => next?,
+                            // From a time after its end a stream delivers what is still to come.
+                            Err(_) if *perhaps_nothing => {
+                                self.progress = Progress::Done;
+                                return Ok(None);
+                            }
+                            // The end is known, so silence before it is not the end.
+                            Err(_) => return Err(BrokerError::TimedOut("reading a stream")),
+                        };
+                    *perhaps_nothing = false;
                     let end = *end;
-                    // The end is known, so silence before it is not the end.
-                    let (offset, delivery) = tokio::time::timeout(REQUEST_LIMIT, reading.next())
-                        .await
-                        .map_err(|_| BrokerError::TimedOut("reading the archive"))??;
                     if offset >= end {
                         self.progress = Progress::Done;
                     }
-                    if let Ok((content, _)) = wire::read(&delivery.properties, &delivery.data)
-                        && content.received_at >= self.since
-                    {
-                        return Ok(Some(content.into_event()));
+                    if offset <= end {
+                        return Ok(Some(delivery));
                     }
                 }
             }
@@ -273,27 +304,97 @@ impl ArchiveRead {
     }
 
     /// Finds the end first: the message count is short right after writing, and offsets have gaps.
-    async fn start(&mut self) -> Result<(), BrokerError> {
-        let archive = self.broker.names().archive();
-        let mut last_chunk = Reading::start(&self.broker, &archive, From::LastChunk).await?;
-        let mut end: Option<(i64, Timestamp)> = None;
-        let mut patience = EMPTY;
-        while let Ok(next) = tokio::time::timeout(patience, last_chunk.next()).await {
-            let (offset, delivery) = next?;
-            let written_at = wire::written_at(&delivery.properties);
-            let youngest = end.map_or(written_at, |(_, youngest)| written_at.max(youngest));
-            end = Some((offset, youngest));
-            patience = CHUNK_IDLE;
-        }
-        self.progress = match end {
-            // From a time after its end a stream delivers what is still to come, and so nothing.
-            Some((offset, youngest)) if youngest.as_second() >= self.since.as_second() => {
-                let from = From::Time(self.since);
-                let reading = Reading::start(&self.broker, &archive, from).await?;
-                Progress::Reading(Box::new(reading), offset)
-            }
-            _ => Progress::Done,
+    async fn start(&self) -> Result<Progress, BrokerError> {
+        let last_chunk = last_chunk(&self.broker, &self.stream).await?;
+        let Some(&(end, _)) = last_chunk.last() else {
+            return Ok(Progress::Done);
         };
-        Ok(())
+        let (from, perhaps_nothing) = match self.from {
+            From::Time(since) => {
+                // Not the last word: what was spooled is archived late, behind younger ones.
+                let is_older = |(_, delivery): &(i64, Delivery)| {
+                    wire::dated(&delivery.properties).is_none_or(|written_at| written_at < since)
+                };
+                let earlier = since.checked_sub(CLOCKS_DIFFER).unwrap_or(since);
+                (From::Time(earlier), last_chunk.iter().all(is_older))
+            }
+            // Whoever has read to the end before: from there on nothing has come.
+            From::Offset(offset) if offset > end => return Ok(Progress::Done),
+            from => (from, false),
+        };
+        let reading = Reading::start(&self.broker, &self.stream, from).await?;
+        Ok(Progress::Reading {
+            reading: Box::new(reading),
+            end,
+            perhaps_nothing,
+        })
+    }
+}
+
+/// The messages of a stream's last chunk; none if it is empty.
+pub(super) async fn last_chunk(
+    broker: &Broker,
+    stream: &str,
+) -> Result<Vec<(i64, Delivery)>, BrokerError> {
+    let mut reading = Reading::start(broker, stream, From::LastChunk).await?;
+    let mut messages = Vec::new();
+    let mut patience = EMPTY;
+    while let Ok(next) = tokio::time::timeout(patience, reading.next()).await {
+        messages.push(next?);
+        patience = CHUNK_IDLE;
+    }
+    Ok(messages)
+}
+
+/// Reads the archive up to its end.
+#[derive(Debug)]
+pub(crate) struct ArchiveRead {
+    /// `None`: nothing is archived.
+    stream: Option<ReadToEnd>,
+    since: Timestamp,
+}
+
+impl ArchiveRead {
+    pub(super) fn new(broker: Broker, since: Timestamp) -> Self {
+        let archived = broker.inner.archived;
+        let stream = archived.then(|| {
+            let archive = broker.names().archive();
+            ReadToEnd::new(broker, archive, From::Time(since))
+        });
+        Self { stream, since }
+    }
+
+    pub(crate) async fn next(&mut self) -> Result<Option<Event>, BrokerError> {
+        let Some(stream) = &mut self.stream else {
+            return Ok(None);
+        };
+        while let Some(delivery) = stream.next().await? {
+            if let Ok((content, _)) = wire::read(&delivery.properties, &delivery.data)
+                && content.received_at >= self.since
+            {
+                return Ok(Some(content.into_event()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Reads the outcomes up to their end.
+#[derive(Debug)]
+pub(crate) struct OutcomesRead(ReadToEnd);
+
+impl OutcomesRead {
+    pub(super) fn new(broker: Broker, since: Timestamp) -> Self {
+        let outcomes = broker.names().outcomes();
+        Self(ReadToEnd::new(broker, outcomes, From::Time(since)))
+    }
+
+    pub(crate) async fn next(&mut self) -> Result<Option<Outcome>, BrokerError> {
+        while let Some(delivery) = self.0.next().await? {
+            if let Some(Entry::Outcome(outcome)) = entry(&delivery) {
+                return Ok(Some(outcome));
+            }
+        }
+        Ok(None)
     }
 }

@@ -9,6 +9,7 @@
 //! into the queue; not set, on to the next level. Below level 0 lies `<ns>.due`, which routes to the
 //! queue that the rest of the key names. Works on any RabbitMQ from 3.10 on, without a plugin.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use deadpool_lapin::lapin;
@@ -16,7 +17,7 @@ use lapin::options::{
     ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Connection, ErrorKind, ExchangeKind};
+use lapin::{Channel, Connection, ErrorKind, ExchangeKind};
 use serde_json::{Value, json};
 
 use super::BrokerError;
@@ -31,6 +32,8 @@ const _: () = assert!((1 << LEVELS) > Settlement::LONGEST_DELAY.as_secs());
 const DELIVERY_LIMIT: i64 = 1_000_000_000;
 /// A stream forgets whole segments only, so they are small: a quiet bot forgets too.
 const SEGMENT_BYTES: i64 = 1_000_000;
+/// How much the log of dead letters may hold. Letters that it has lost are found in the queue itself.
+const LETTERS_BYTES: i64 = 200_000_000;
 /// The memory of what was posted has to reach back this far: the longest `CHICKWORK_MAX_AGE` and a
 /// little more.
 const SHORTEST_OUTCOMES_KEEP: u64 = 13 * 3600;
@@ -56,6 +59,11 @@ impl Names {
 
     fn object(&self, name: &str) -> String {
         format!("{}.{name}", self.namespace)
+    }
+
+    /// A regular expression that matches all of them and no others, for RabbitMQ's permissions.
+    pub(super) fn pattern(&self) -> String {
+        format!("^{}\\.", self.namespace.replace('.', "\\."))
     }
 
     /// The way in: bound to the ask queue alone.
@@ -86,6 +94,17 @@ impl Names {
         self.object("dead")
     }
 
+    /// Whoever goes through the queue of dead letters has this queue, exclusively, for as long as
+    /// their connection lives: what they hold is not counted as waiting.
+    pub(crate) fn dead_pass(&self) -> String {
+        self.object("dead.pass")
+    }
+
+    /// Both the exchange and the stream of the log of dead letters.
+    pub(crate) fn letters(&self) -> String {
+        self.object("letters")
+    }
+
     pub(crate) fn archive(&self) -> String {
         self.object("archive")
     }
@@ -102,6 +121,11 @@ impl Names {
 
     fn level(&self, level: u32) -> String {
         self.object(&format!("delay.{level}"))
+    }
+
+    /// The queues of what is put off.
+    pub(super) fn levels(&self) -> impl Iterator<Item = String> {
+        (0..LEVELS).map(|level| self.level(level))
     }
 
     /// The exchange and routing key that bring a message to a queue after a delay.
@@ -127,24 +151,47 @@ pub(crate) enum Destination {
 }
 
 impl Destination {
-    fn key(&self) -> String {
+    pub(super) fn key(&self) -> String {
         match self {
             Self::Ask => "ask".to_owned(),
             Self::Post(bot) => format!("post.{bot}"),
         }
     }
+
+    pub(super) fn of_key(key: &str) -> Option<Self> {
+        match key.strip_prefix("post.") {
+            Some(bot) => BotName::new(bot).ok().map(Self::Post),
+            None => (key == "ask").then_some(Self::Ask),
+        }
+    }
 }
 
-struct Exchange {
+/// An exchange or a queue, to be looked at on its own.
+pub(super) enum Object<'a> {
+    Exchange(&'a Exchange),
+    Queue(&'a QueueObject),
+}
+
+pub(super) struct Exchange {
     name: String,
     kind: ExchangeKind,
 }
 
-struct QueueObject {
+pub(super) struct QueueObject {
     name: String,
-    /// Whether it is the memory of what was posted, which must not be too short.
-    is_memory: bool,
+    holds: Holds,
     arguments: Vec<(&'static str, Argument)>,
+}
+
+/// What a queue is there for, and so what must not be lost with its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holds {
+    /// Jobs and records.
+    Anything,
+    /// What was posted, which must not be forgotten too soon.
+    Memory,
+    /// What can be found out in another way.
+    Log,
 }
 
 #[derive(Clone)]
@@ -170,6 +217,11 @@ pub(crate) struct Topology {
     exchanges: Vec<Exchange>,
     queues: Vec<QueueObject>,
     bindings: Vec<Binding>,
+    /// The name of the objects that may be missing where somebody else manages them: definitions
+    /// of an older release have no log of dead letters.
+    optional: String,
+    /// Whether they were missing when last looked for.
+    without_optional: AtomicBool,
 }
 
 impl Topology {
@@ -178,6 +230,8 @@ impl Topology {
             exchanges: Vec::new(),
             queues: Vec::new(),
             bindings: Vec::new(),
+            optional: names.letters(),
+            without_optional: AtomicBool::new(false),
         };
         topology.jobs(names, bots);
         topology.delays(names);
@@ -189,6 +243,14 @@ impl Topology {
         self.exchange(names.dead(), ExchangeKind::Fanout);
         self.queue(names.dead(), quorum());
         self.bind(names.dead(), Target::Queue(names.dead()), "");
+        self.exchange(names.letters(), ExchangeKind::Fanout);
+        let log = [("x-max-length-bytes", Argument::Number(LETTERS_BYTES))];
+        self.queues.push(QueueObject {
+            holds: Holds::Log,
+            name: names.letters(),
+            arguments: stream(log),
+        });
+        self.bind(names.letters(), Target::Queue(names.letters()), "");
 
         let job_queue = || {
             let mut arguments = quorum();
@@ -256,14 +318,14 @@ impl Topology {
     fn records(&mut self, names: &Names, settings: &Settings) {
         self.exchange(names.events(), ExchangeKind::Topic);
         if !settings.archive_keep.is_zero() {
-            self.queue(names.archive(), stream(settings.archive_keep));
+            self.queue(names.archive(), stream([max_age(settings.archive_keep)]));
             self.bind(names.events(), Target::Queue(names.archive()), "#");
         }
         self.exchange(names.outcomes(), ExchangeKind::Fanout);
         self.queues.push(QueueObject {
-            is_memory: true,
+            holds: Holds::Memory,
             name: names.outcomes(),
-            arguments: stream(settings.outcomes_keep()),
+            arguments: stream([max_age(settings.outcomes_keep())]),
         });
         self.bind(names.outcomes(), Target::Queue(names.outcomes()), "");
     }
@@ -274,7 +336,7 @@ impl Topology {
 
     fn queue(&mut self, name: String, arguments: Vec<(&'static str, Argument)>) {
         self.queues.push(QueueObject {
-            is_memory: false,
+            holds: Holds::Anything,
             name,
             arguments,
         });
@@ -288,29 +350,69 @@ impl Topology {
         });
     }
 
+    /// Everything that has a name.
+    pub(super) fn objects(&self) -> impl Iterator<Item = Object<'_>> {
+        let exchanges = self.exchanges.iter().map(Object::Exchange);
+        exchanges.chain(self.queues.iter().map(Object::Queue))
+    }
+
+    /// Whether a deployment works without the object of this name, if with less comfort.
+    pub(super) fn is_optional(&self, name: &str) -> bool {
+        name == self.optional
+    }
+
+    /// Whether there is a log of dead letters, as far as is known.
+    pub(super) fn has_letters(&self) -> bool {
+        !self.without_optional.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is the log of dead letters that somebody else has not created.
+    fn can_do_without(&self, name: &str, error: &lapin::Error) -> bool {
+        let missing = name == self.optional && said(error).starts_with("NOT_FOUND");
+        if missing && !self.without_optional.swap(true, Ordering::Relaxed) {
+            log::warn!(
+                "{name} does not exist, so dead letters are listed by looking through their queue: \
+                 import the output of `chickwork topology`"
+            );
+        }
+        missing
+    }
+
     /// Creates what is missing, or checks that everything is there.
     pub(crate) async fn declare(
         &self,
         connection: &Connection,
         declare: Declare,
     ) -> Result<(), BrokerError> {
-        let passive = declare == Declare::Passive;
+        let passive = match declare {
+            Declare::Active => false,
+            Declare::Passive => true,
+            Declare::Nothing => return Ok(()),
+        };
         let mut channel = connection.create_channel().await?;
+        let mut complete = true;
         for exchange in &self.exchanges {
             let options = ExchangeDeclareOptions {
                 passive,
                 durable: true,
                 ..Default::default()
             };
-            channel
+            let declared = channel
                 .exchange_declare(
                     exchange.name.as_str().into(),
                     exchange.kind.clone(),
                     options,
                     FieldTable::default(),
                 )
-                .await
-                .map_err(|error| unusable("exchange", &exchange.name, &error))?;
+                .await;
+            match declared {
+                Ok(()) => {}
+                Err(error) if passive && self.can_do_without(&exchange.name, &error) => {
+                    complete = false;
+                    channel = connection.create_channel().await?;
+                }
+                Err(error) => return Err(unusable("exchange", &exchange.name, &error)),
+            }
         }
         for queue in &self.queues {
             let options = QueueDeclareOptions {
@@ -323,7 +425,7 @@ impl Topology {
                 .await;
             match declared {
                 Ok(_) => {}
-                Err(error) if is_harmless(&said(&error), queue.is_memory) => {
+                Err(error) if is_harmless(&said(&error), queue.holds) => {
                     log::warn!(
                         queue = queue.name;
                         "the queue keeps its own arguments, which do no harm: {}", said(&error)
@@ -331,9 +433,14 @@ impl Topology {
                     // The refusal has closed the channel.
                     channel = connection.create_channel().await?;
                 }
+                Err(error) if passive && self.can_do_without(&queue.name, &error) => {
+                    complete = false;
+                    channel = connection.create_channel().await?;
+                }
                 Err(error) => return Err(unusable("queue", &queue.name, &error)),
             }
         }
+        self.without_optional.store(!complete, Ordering::Relaxed);
         if passive {
             // AMQP offers no way to look at bindings.
             return Ok(());
@@ -402,6 +509,84 @@ impl Topology {
     }
 }
 
+impl Object<'_> {
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Exchange(exchange) => &exchange.name,
+            Self::Queue(queue) => &queue.name,
+        }
+    }
+
+    /// The word for it in sentences.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Exchange(_) => "exchange",
+            Self::Queue(_) => "queue",
+        }
+    }
+
+    /// Whether messages can be fetched from it one by one: not from a stream, and not where a
+    /// single consumer is all there may be.
+    pub(super) fn may_be_fetched_from(&self) -> bool {
+        match self {
+            Self::Exchange(_) => false,
+            Self::Queue(queue) => !queue.arguments.iter().any(|(name, value)| match value {
+                Argument::Text(kind) => *name == "x-queue-type" && kind == "stream",
+                Argument::Flag(single) => *name == "x-single-active-consumer" && *single,
+                Argument::Number(_) => false,
+            }),
+        }
+    }
+
+    /// Whether these words refuse it for arguments that differ and break no promise.
+    pub(super) fn is_harmless(&self, said: &str) -> bool {
+        match self {
+            Self::Exchange(_) => false,
+            Self::Queue(queue) => is_harmless(said, queue.holds),
+        }
+    }
+
+    /// Whether it is there; how much it holds and how many consumers it has, where it is a queue.
+    /// An error closes the channel.
+    pub(super) async fn find(&self, channel: &Channel) -> lapin::Result<(u32, u32)> {
+        self.declare(channel, true).await
+    }
+
+    /// Whether it is as it would be created. It must be there, else this creates it. An error
+    /// closes the channel.
+    pub(super) async fn compare(&self, channel: &Channel) -> lapin::Result<()> {
+        self.declare(channel, false).await.map(drop)
+    }
+
+    async fn declare(&self, channel: &Channel, passive: bool) -> lapin::Result<(u32, u32)> {
+        match self {
+            Self::Exchange(exchange) => {
+                let options = ExchangeDeclareOptions {
+                    passive,
+                    durable: true,
+                    ..Default::default()
+                };
+                let (name, kind) = (exchange.name.as_str().into(), exchange.kind.clone());
+                channel
+                    .exchange_declare(name, kind, options, FieldTable::default())
+                    .await?;
+                Ok((0, 0))
+            }
+            Self::Queue(queue) => {
+                let options = QueueDeclareOptions {
+                    passive,
+                    durable: true,
+                    ..Default::default()
+                };
+                let declared = channel
+                    .queue_declare(queue.name.as_str().into(), options, queue.table())
+                    .await?;
+                Ok((declared.message_count(), declared.consumer_count()))
+            }
+        }
+    }
+}
+
 impl QueueObject {
     fn table(&self) -> FieldTable {
         let mut table = FieldTable::default();
@@ -458,18 +643,21 @@ fn dead_lettering(exchange: String) -> [(&'static str, Argument); 3] {
     ]
 }
 
-fn stream(keep: Duration) -> Vec<(&'static str, Argument)> {
-    vec![
+fn stream(limit: [(&'static str, Argument); 1]) -> Vec<(&'static str, Argument)> {
+    let mut arguments = vec![
         ("x-queue-type", Argument::Text("stream".to_owned())),
-        (
-            "x-max-age",
-            Argument::Text(format!("{}s", keep.as_secs().max(1))),
-        ),
         (
             "x-stream-max-segment-size-bytes",
             Argument::Number(SEGMENT_BYTES),
         ),
-    ]
+    ];
+    arguments.extend(limit);
+    arguments
+}
+
+fn max_age(keep: Duration) -> (&'static str, Argument) {
+    let seconds = keep.as_secs().max(1);
+    ("x-max-age", Argument::Text(format!("{seconds}s")))
 }
 
 /// What the broker said, without lapin's decoration.
@@ -481,11 +669,12 @@ pub(super) fn said(error: &lapin::Error) -> String {
 }
 
 /// A refusal for other arguments that names only harmless ones. RabbitMQ names the first that differs.
-fn is_harmless(said: &str, is_memory: bool) -> bool {
+fn is_harmless(said: &str, holds: Holds) -> bool {
     let differs = |argument: &str| said.contains(&format!("arg '{argument}'"));
-    let harmless =
-        said.contains("PRECONDITION_FAILED") && HARMLESS.iter().any(|name| differs(name));
-    if harmless && is_memory && differs("x-max-age") {
+    let in_log = holds == Holds::Log && differs("x-max-length-bytes");
+    let harmless = said.contains("PRECONDITION_FAILED")
+        && (in_log || HARMLESS.iter().any(|name| differs(name)));
+    if harmless && holds == Holds::Memory && differs("x-max-age") {
         // "… received '604800s' but current is '60s'"
         let current = said.split("but current is").nth(1);
         let value = current.and_then(|current| current.split('\'').nth(1));
@@ -559,17 +748,20 @@ mod tests {
                 "PRECONDITION_FAILED - inequivalent arg 'x-max-age' for queue 'q' in vhost '/': received '604800s' but current is '{current}'"
             )
         };
-        assert!(is_harmless(&said("60s"), false));
-        assert!(is_harmless(&said("86400s"), true));
-        assert!(!is_harmless(&said("60s"), true));
+        assert!(is_harmless(&said("60s"), Holds::Anything));
+        assert!(is_harmless(&said("86400s"), Holds::Memory));
+        assert!(!is_harmless(&said("60s"), Holds::Memory));
         assert!(
-            !is_harmless(&said("7D"), true),
+            !is_harmless(&said("7D"), Holds::Memory),
             "what cannot be read is not trusted"
         );
         assert!(!is_harmless(
             "PRECONDITION_FAILED - inequivalent arg 'x-overflow' for queue",
-            false
+            Holds::Anything
         ));
+        let shorter = "PRECONDITION_FAILED - inequivalent arg 'x-max-length-bytes' for queue";
+        assert!(is_harmless(shorter, Holds::Log));
+        assert!(!is_harmless(shorter, Holds::Anything));
     }
 
     #[test]

@@ -10,15 +10,18 @@ use deadpool_lapin::lapin;
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
+use uuid::Uuid;
 
 use crate::content::Content;
-use crate::event::{BotName, EventId};
+use crate::event::{BotName, Event, EventId};
 use crate::reply_json::NotAReply;
 
 /// The version of the headers below.
 pub(super) const VERSION: i64 = 1;
 /// `type` of a reply; an event's is its event type.
 pub(super) const REPLY: &str = "reply";
+/// The header that says when a person last put the job back in.
+pub(super) const PUT_BACK_AT: &str = "put-back-at";
 
 /// What the queue has to remember about a job, beside its content.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -61,7 +64,7 @@ pub(super) fn properties(content: &Content, history: History, is_reply: bool) ->
         text("message-id", message_id.to_string());
     }
     if let Some(put_back_at) = content.put_back_at {
-        text("put-back-at", put_back_at.to_string());
+        text(PUT_BACK_AT, put_back_at.to_string());
     }
     for (name, value) in [
         ("version", VERSION),
@@ -87,40 +90,80 @@ pub(super) fn read(
     properties: &BasicProperties,
     body: &[u8],
 ) -> Result<(Content, History), Unreadable> {
-    let headers = properties.headers().clone().unwrap_or_default();
+    let headers = headers(properties);
     if number(&headers, "version").unwrap_or(VERSION) > VERSION {
         return Err(Unreadable::Newer(
             "the headers are of a newer version".to_owned(),
         ));
     }
-    let malformed = |what: &str| Unreadable::Malformed(format!("{what} is missing or wrong"));
-    let id: EventId = properties
-        .message_id()
-        .as_ref()
-        .and_then(|id| id.as_str().parse().ok())
-        .ok_or_else(|| malformed("the property message_id"))?;
-    let time = |name: &str| text(&headers, name).and_then(|time| time.parse::<Timestamp>().ok());
-    let content = Content {
-        id,
-        bot: text(&headers, "bot")
-            .and_then(|bot| BotName::new(bot).ok())
-            .ok_or_else(|| malformed("the header bot"))?,
-        event_type: text(&headers, "event-type")
-            .ok_or_else(|| malformed("the header event-type"))?,
-        room_id: text(&headers, "room-id")
-            .and_then(|room| room.parse().ok())
-            .map(RoomId),
-        message_id: text(&headers, "message-id").and_then(|message| MessageId::new(message).ok()),
-        received_at: time("received-at").ok_or_else(|| malformed("the header received-at"))?,
-        put_back_at: time("put-back-at"),
-        replay: count(&headers, "replay"),
-        body: body.to_vec(),
-    };
+    let received_at = time(&headers, "received-at");
+    let needed = [
+        ("the property message_id", event_id(properties).is_some()),
+        ("the header bot", bot(&headers).is_some()),
+        (
+            "the header event-type",
+            text(&headers, "event-type").is_some(),
+        ),
+        ("the header received-at", received_at.is_some()),
+    ];
+    if let Some((what, _)) = needed.into_iter().find(|(_, is_there)| !is_there) {
+        return Err(Unreadable::Malformed(format!("{what} is missing or wrong")));
+    }
     let history = History {
         attempts: count(&headers, "attempt"),
         deaths: count(&headers, "deaths").saturating_add(returns(properties)),
     };
+    let content = read_loosely(
+        properties,
+        body,
+        received_at.unwrap_or(Timestamp::UNIX_EPOCH),
+    );
     Ok((content, history))
+}
+
+/// What can be read of a message, even of one that [`read`] refuses. What tells no id gets one that
+/// is the same at every reading; what tells no time was received at the time given.
+pub(super) fn read_loosely(
+    properties: &BasicProperties,
+    body: &[u8],
+    received_at: Timestamp,
+) -> Content {
+    let headers = headers(properties);
+    Content {
+        id: event_id(properties)
+            .unwrap_or_else(|| EventId(Uuid::from_u128(fingerprint(properties, body)))),
+        bot: bot(&headers).unwrap_or_default(),
+        event_type: text(&headers, "event-type").unwrap_or_else(|| Event::OTHER.to_owned()),
+        room_id: text(&headers, "room-id")
+            .and_then(|room| room.parse().ok())
+            .map(RoomId),
+        message_id: text(&headers, "message-id").and_then(|message| MessageId::new(message).ok()),
+        received_at: time(&headers, "received-at")
+            .or_else(|| dated(properties))
+            .unwrap_or(received_at),
+        put_back_at: time(&headers, PUT_BACK_AT),
+        replay: count(&headers, "replay"),
+        body: body.to_vec(),
+    }
+}
+
+/// Whether it is a reply, by what it says itself.
+pub(super) fn is_reply(properties: &BasicProperties) -> bool {
+    properties
+        .kind()
+        .as_ref()
+        .is_some_and(|kind| kind.as_str() == REPLY)
+}
+
+/// A number that tells messages without an id apart: FNV-1a, which stays what it is in every release.
+pub(super) fn fingerprint(properties: &BasicProperties, body: &[u8]) -> u128 {
+    let timestamp = properties.timestamp().unwrap_or_default().to_be_bytes();
+    body.iter().chain(&timestamp).fold(
+        0x6c62_272e_07bb_0142_62b8_2175_6295_c58d,
+        |hash: u128, byte| {
+            (hash ^ u128::from(*byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
+        },
+    )
 }
 
 /// The properties as they were written, without what brokers have added since. Sent on, those
@@ -128,7 +171,7 @@ pub(super) fn read(
 /// and hold the message for good.
 pub(super) fn without_broker_headers(properties: &BasicProperties) -> BasicProperties {
     let mut written = FieldTable::default();
-    let headers = properties.headers().clone().unwrap_or_default();
+    let headers = headers(properties);
     for (name, value) in headers.inner() {
         if !name.as_str().starts_with("x-") {
             written.insert(name.clone(), value.clone());
@@ -137,14 +180,10 @@ pub(super) fn without_broker_headers(properties: &BasicProperties) -> BasicPrope
     properties.clone().with_headers(written)
 }
 
-/// When the message was first written, as far as it tells.
-pub(super) fn written_at(properties: &BasicProperties) -> Timestamp {
-    let seconds = properties
-        .timestamp()
-        .and_then(|seconds| i64::try_from(seconds).ok());
-    seconds
-        .and_then(|seconds| Timestamp::from_second(seconds).ok())
-        .unwrap_or_else(Timestamp::now)
+/// When the message was first written, if it tells.
+pub(super) fn dated(properties: &BasicProperties) -> Option<Timestamp> {
+    let seconds = i64::try_from((*properties.timestamp())?).ok()?;
+    Timestamp::from_second(seconds).ok()
 }
 
 /// How often the broker has had the message back since it was written.
@@ -153,6 +192,22 @@ pub(super) fn returns(properties: &BasicProperties) -> u32 {
         .headers()
         .as_ref()
         .map_or(0, |headers| count(headers, "x-delivery-count"))
+}
+
+pub(super) fn headers(properties: &BasicProperties) -> FieldTable {
+    properties.headers().clone().unwrap_or_default()
+}
+
+fn event_id(properties: &BasicProperties) -> Option<EventId> {
+    properties.message_id().as_ref()?.as_str().parse().ok()
+}
+
+pub(super) fn bot(headers: &FieldTable) -> Option<BotName> {
+    BotName::new(text(headers, "bot")?).ok()
+}
+
+pub(super) fn time(headers: &FieldTable, name: &str) -> Option<Timestamp> {
+    text(headers, name)?.parse().ok()
 }
 
 pub(super) fn text(headers: &FieldTable, name: &str) -> Option<String> {
@@ -176,7 +231,7 @@ pub(super) fn number(headers: &FieldTable, name: &str) -> Option<i64> {
     }
 }
 
-fn count(headers: &FieldTable, name: &str) -> u32 {
+pub(super) fn count(headers: &FieldTable, name: &str) -> u32 {
     number(headers, name)
         .and_then(|number| u32::try_from(number).ok())
         .unwrap_or(0)

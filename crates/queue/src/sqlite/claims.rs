@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::rows::{self, CONTENT};
 use super::writer::{self, Answered};
-use super::{LEASE, LOOK_EVERY, RENEW_EVERY, Store, StoreError, records};
+use super::{LEASE, LOOK_EVERY, RENEW_EVERY, Store, StoreError, dead, records};
 use crate::content::Content;
 use crate::event::BotName;
 use crate::job::{Attempt, Cause, Job, Settled, Settlement, Step, Tenure, Work};
@@ -579,7 +579,7 @@ fn bury(
     content: &Content,
 ) -> rusqlite::Result<()> {
     let now = Timestamp::now();
-    records::insert_dead(
+    dead::insert(
         connection,
         &claimant.queue,
         claimant.step,
@@ -612,7 +612,7 @@ async fn put_away(
                 return Ok(());
             }
             let now = Timestamp::now();
-            let age = now.duration_since(row.content.received_at);
+            let age = now.duration_since(row.content.aged_from());
             if cause == Cause::Newer && age < crate::NEWER_WAITS_AT_MOST {
                 return put_off(
                     connection,

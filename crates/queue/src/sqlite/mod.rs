@@ -3,10 +3,14 @@
 //! leases, and a sleeping process looks for work of others every [`LOOK_EVERY`].
 
 mod claims;
+mod dead;
+pub(crate) mod examine;
 mod records;
+mod report;
 mod rows;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,12 +20,13 @@ use rusqlite::{Connection, OpenFlags, params};
 use tokio::sync::watch;
 
 pub(crate) use claims::{SqliteClaim, SqliteClaims};
-pub(crate) use records::{ArchiveRead, OutcomesRead};
+pub(crate) use dead::{DeadRead, DeadTaking};
+pub(crate) use records::{ArchiveRead, OutcomesFollow, OutcomesRead};
 use writer::Writer;
 
 use crate::Settings;
 use crate::content::Content;
-use crate::event::Event;
+use crate::event::{BotName, Event};
 use crate::job::{Cause, Settlement, Step};
 use crate::outcome::What;
 
@@ -73,7 +78,10 @@ impl From<rusqlite::Error> for StoreError {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// There is none, and this command does not create one.
-    #[error("there is no queue file at {}", .0.display())]
+    #[error(
+        "there is no queue file at {}: is CHICKWORK_QUEUE right? Only dev, serve, ingress and worker create one",
+        .0.display()
+    )]
     Missing(PathBuf),
     /// It is somebody else's file.
     #[error("{} is not a Chickwork queue; move it away or name another file", .0.display())]
@@ -108,6 +116,7 @@ pub(crate) struct Store {
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
+    bots: Vec<BotName>,
     archive_keep: Duration,
     outcomes_keep: Duration,
     writer: Writer,
@@ -122,10 +131,38 @@ struct Inner {
 impl Store {
     /// Opens the file, and creates it if there is none. Ends its background work with its last handle.
     pub(crate) async fn open(path: &Path, settings: &Settings) -> Result<Self, OpenError> {
+        let store = Self::open_with(path, settings, OpenFlags::default()).await?;
+        tokio::spawn(tidy(Arc::downgrade(&store.inner)));
+        Ok(store)
+    }
+
+    /// Opens a file that is there. Nothing is tidied away: how long records are kept is for those to
+    /// say who work on the file, not for a command that may have been told something else.
+    pub(crate) async fn open_existing(path: &Path, settings: &Settings) -> Result<Self, OpenError> {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        match tokio::fs::try_exists(path).await {
+            Ok(true) => {}
+            Ok(false) => return Err(OpenError::Missing(absolute)),
+            Err(error) => {
+                return Err(OpenError::Unusable {
+                    path: absolute,
+                    reason: error.to_string(),
+                });
+            }
+        }
+        let flags = OpenFlags::default().difference(OpenFlags::SQLITE_OPEN_CREATE);
+        Self::open_with(path, settings, flags).await
+    }
+
+    async fn open_with(
+        path: &Path,
+        settings: &Settings,
+        flags: OpenFlags,
+    ) -> Result<Self, OpenError> {
         let (path, archive_keep) = (path.to_owned(), settings.archive_keep);
-        let outcomes_keep = settings.outcomes_keep();
-        let store = tokio::task::spawn_blocking(move || {
-            let connection = prepare(&path)?;
+        let (bots, outcomes_keep) = (settings.bots.clone(), settings.outcomes_keep());
+        tokio::task::spawn_blocking(move || {
+            let connection = prepare(&path, flags)?;
             let unusable = |reason: String| OpenError::Unusable {
                 path: path.clone(),
                 reason,
@@ -139,6 +176,7 @@ impl Store {
             .map_err(|error| unusable(error.to_string()))?;
             let inner = Inner {
                 path,
+                bots,
                 archive_keep,
                 outcomes_keep,
                 writer,
@@ -151,9 +189,7 @@ impl Store {
             })
         })
         .await
-        .unwrap_or_else(|_| unreachable!("opening does not panic, and nobody aborts it"))?;
-        tokio::spawn(tidy(Arc::downgrade(&store.inner)));
-        Ok(store)
+        .unwrap_or_else(|_| unreachable!("opening does not panic, and nobody aborts it"))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -232,7 +268,7 @@ impl Store {
         let archived = !self.inner.archive_keep.is_zero();
         self.write(move |connection| {
             let now = Timestamp::now();
-            records::insert_dead(
+            dead::insert(
                 connection,
                 claims::ASK,
                 Step::Receive,
@@ -286,9 +322,15 @@ impl Store {
         self.write(|_| Ok(())).await
     }
 
-    /// How many jobs each queue holds, and since when the oldest has been due.
-    pub(crate) async fn depths(&self) -> Result<Vec<(String, u64, Option<Timestamp>)>, StoreError> {
-        self.list(|connection| {
+    /// How many jobs each queue holds, waiting or not, and when the oldest was received: for figures.
+    /// A queue that is empty is there as well, or its figure would stay what it was.
+    pub(crate) async fn sizes(&self) -> Result<Sizes, StoreError> {
+        let posts = self.inner.bots.iter().map(claims::post_queue);
+        let mut sizes: Sizes = std::iter::once(claims::ASK.to_owned())
+            .chain(posts)
+            .map(|queue| (queue, (0, None)))
+            .collect();
+        self.list(move |connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT queue, count(*), min(received_at) FROM jobs GROUP BY queue
                  UNION ALL SELECT 'dead', count(*), min(received_at) FROM dead",
@@ -297,21 +339,28 @@ impl Store {
                 let oldest = row
                     .get::<_, Option<i64>>(2)?
                     .and_then(|millis| Timestamp::from_millisecond(millis).ok());
-                Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned(), oldest))
+                Ok((row.get(0)?, (row.get::<_, i64>(1)?.cast_unsigned(), oldest)))
             })?;
-            rows.collect()
+            for row in rows {
+                let (queue, size) = row?;
+                sizes.insert(queue, size);
+            }
+            Ok(sizes)
         })
         .await
     }
 }
 
+/// Jobs and the receipt of the oldest, by queue.
+pub(crate) type Sizes = BTreeMap<String, (u64, Option<Timestamp>)>;
+
 /// Opens the file for writing, checks that it is ours, and makes it so if it is new.
-fn prepare(path: &Path) -> Result<Connection, OpenError> {
+fn prepare(path: &Path, flags: OpenFlags) -> Result<Connection, OpenError> {
     let unusable = |error: rusqlite::Error| OpenError::Unusable {
         path: path.to_owned(),
         reason: error.to_string(),
     };
-    let connection = Connection::open(path).map_err(unusable)?;
+    let connection = Connection::open_with_flags(path, flags).map_err(unusable)?;
     connection.busy_timeout(BUSY_LIMIT).map_err(unusable)?;
     let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
     let foreign = |error: rusqlite::Error| match error.sqlite_error_code() {
@@ -321,7 +370,9 @@ fn prepare(path: &Path) -> Result<Connection, OpenError> {
     let tables: i64 = connection
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
         .map_err(foreign)?;
-    if tables > 0 && pragma("application_id").map_err(unusable)? != APPLICATION_ID {
+    let may_be_new = flags.contains(OpenFlags::SQLITE_OPEN_CREATE);
+    if (tables > 0 || !may_be_new) && pragma("application_id").map_err(unusable)? != APPLICATION_ID
+    {
         return Err(OpenError::Foreign(path.to_owned()));
     }
     let version = pragma("user_version").map_err(unusable)?;
@@ -350,6 +401,7 @@ fn create(connection: &Connection) -> rusqlite::Result<()> {
         connection.pragma_update(None, "application_id", APPLICATION_ID)?;
         connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     }
+    connection.execute_batch(report::TABLE)?;
     // A lease that ends later than any can was written before the clock was set back.
     let now = Timestamp::now().as_millisecond();
     let longest = now + i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX / 2);
@@ -418,7 +470,7 @@ mod tests {
     #[test]
     fn a_commit_is_synced_to_the_disk_before_it_is_answered() -> Result<(), OpenError> {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let connection = prepare(&folder.path().join("queue.db"))?;
+        let connection = prepare(&folder.path().join("queue.db"), OpenFlags::default())?;
         let pragma = |name: &str| {
             connection
                 .pragma_query_value(None, name, |row| row.get::<_, String>(0))

@@ -1,18 +1,16 @@
-//! What is kept beside the jobs: outcomes with their marks, the archive, dead letters.
+//! What is kept beside the jobs: outcomes with their marks, and the archive.
 
 use std::collections::VecDeque;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, named_params, params};
+use rusqlite::{Connection, named_params, params};
 use uuid::Uuid;
 
 use super::rows::{self, CONTENT};
 use super::{LOOK_EVERY, PAGE, Store, StoreError};
 use crate::Entry;
 use crate::content::Content;
-use crate::dead::DeadLetter;
-use crate::event::{Event, EventId};
-use crate::job::{Cause, Step};
+use crate::event::Event;
 use crate::outcome::Outcome;
 
 pub(super) fn insert_outcome(connection: &Connection, outcome: &Outcome) -> rusqlite::Result<()> {
@@ -50,47 +48,6 @@ pub(super) fn insert_archive(connection: &Connection, content: &Content) -> rusq
     Ok(())
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one argument a column; a struct would name them all twice"
-)]
-pub(super) fn insert_dead(
-    connection: &Connection,
-    queue: &str,
-    step: Step,
-    cause: Cause,
-    error: &str,
-    attempts: u32,
-    content: &Content,
-    now: Timestamp,
-) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(
-            "INSERT INTO dead (queue, step, cause, error, buried_at, attempts, id, bot, event_type, room_id,
-                               message_id, received_at, put_back_at, replay, body)
-             VALUES (:queue, :step, :cause, :error, :buried_at, :attempts, :id, :bot, :event_type, :room_id,
-                     :message_id, :received_at, :put_back_at, :replay, :body)",
-        )?
-        .execute(named_params! {
-            ":queue": queue,
-            ":step": step.as_str(),
-            ":cause": cause.as_str(),
-            ":error": error,
-            ":buried_at": now.as_millisecond(),
-            ":attempts": attempts,
-            ":id": content.id.to_string(),
-            ":bot": content.bot.as_str(),
-            ":event_type": content.event_type,
-            ":room_id": content.room_id.map(|room| room.0.cast_signed()),
-            ":message_id": content.message_id.as_ref().map(|message| message.as_str()),
-            ":received_at": content.received_at.as_millisecond(),
-            ":put_back_at": content.put_back_at.map(Timestamp::as_millisecond),
-            ":replay": content.replay,
-            ":body": content.body,
-        })?;
-    Ok(())
-}
-
 impl Store {
     /// Writes an outcome some time soon.
     pub(crate) fn record(&self, outcome: Outcome) {
@@ -114,10 +71,19 @@ impl Store {
         Ok(mark)
     }
 
-    pub(crate) fn follow(&self, since: Timestamp) -> OutcomesRead {
+    pub(crate) fn follow(&self, since: Timestamp) -> OutcomesFollow {
+        OutcomesFollow {
+            store: self.clone(),
+            position: Position::Since(since),
+            page: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn outcomes(&self, since: Timestamp) -> OutcomesRead {
         OutcomesRead {
             store: self.clone(),
             position: Position::Since(since),
+            end: None,
             page: VecDeque::new(),
         }
     }
@@ -130,68 +96,6 @@ impl Store {
             page: VecDeque::new(),
         }
     }
-
-    /// Dead letters, oldest first, at most `limit`.
-    pub(crate) async fn dead(&self, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {
-        self.list(move |connection| {
-            let mut statement = connection.prepare_cached(&format!(
-                "SELECT step, cause, error, buried_at, attempts, {CONTENT} FROM dead ORDER BY seq LIMIT ?1"
-            ))?;
-            let rows = statement.query_map([limit], |row| {
-                let content = rows::read_content(row, 5)?;
-                Ok(DeadLetter {
-                    id: content.id,
-                    bot: content.bot,
-                    event_type: content.event_type,
-                    room_id: content.room_id,
-                    message_id: content.message_id,
-                    step: Step::from_name(&row.get::<_, String>(0)?).unwrap_or(Step::Receive),
-                    cause: Cause::from_name(&row.get::<_, String>(1)?).unwrap_or(Cause::Malformed),
-                    error: row.get(2)?,
-                    attempts: row.get(4)?,
-                    received_at: content.received_at,
-                    buried_at: rows::time(row, 3)?,
-                })
-            })?;
-            rows.collect()
-        })
-        .await
-    }
-
-    /// Puts a dead letter back where it was given up, aged from now. False: there is none of this id.
-    pub(crate) async fn retry_dead(&self, id: EventId) -> Result<bool, StoreError> {
-        self.write(move |connection| {
-            let now = Timestamp::now();
-            let found = connection
-                .prepare_cached(&format!(
-                    "SELECT seq, queue, {CONTENT} FROM dead WHERE id = ?1 ORDER BY seq LIMIT 1"
-                ))?
-                .query_row([id.to_string()], |row| {
-                    Ok((
-                        row.get::<_, i64>(0)?,
-                        row.get::<_, String>(1)?,
-                        rows::read_content(row, 2)?,
-                    ))
-                })
-                .optional()?;
-            let Some((seq, queue, content)) = found else {
-                return Ok(false);
-            };
-            rows::insert_job(connection, &queue, &content.put_back(now), now)?;
-            connection.execute("DELETE FROM dead WHERE seq = ?1", [seq])?;
-            Ok(true)
-        })
-        .await
-    }
-
-    /// Removes a dead letter. False: there is none of this id.
-    pub(crate) async fn drop_dead(&self, id: EventId) -> Result<bool, StoreError> {
-        self.write(move |connection| {
-            let dropped = connection.execute("DELETE FROM dead WHERE id = ?1", [id.to_string()])?;
-            Ok(dropped > 0)
-        })
-        .await
-    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -200,15 +104,15 @@ enum Position {
     After(i64),
 }
 
-/// Reads outcomes in the order in which they were written.
+/// Reads outcomes in the order in which they were written, and waits for more.
 #[derive(Debug)]
-pub(crate) struct OutcomesRead {
+pub(crate) struct OutcomesFollow {
     store: Store,
     position: Position,
     page: VecDeque<Entry>,
 }
 
-impl OutcomesRead {
+impl OutcomesFollow {
     pub(crate) async fn next(&mut self) -> Entry {
         let mut written = self.store.written();
         loop {
@@ -233,40 +137,104 @@ impl OutcomesRead {
     /// Reads the next page; returns how many rows there were, readable or not.
     async fn read_page(&mut self) -> Result<usize, StoreError> {
         let position = self.position;
-        let rows = self
+        let lines = self
             .store
-            .read(move |connection| {
-                let (condition, value) = match position {
-                    Position::Since(since) => ("at >= ?1", since.as_millisecond()),
-                    Position::After(seq) => ("seq > ?1", seq),
-                };
-                let mut statement = connection.prepare_cached(&format!(
-                    "SELECT seq, mark, outcome FROM outcomes WHERE {condition} ORDER BY seq LIMIT {PAGE}"
-                ))?;
-                let rows = statement.query_map([value], |row| {
-                    Ok((
-                        row.get::<_, i64>(0)?,
-                        row.get::<_, Option<String>>(1)?,
-                        row.get::<_, Option<String>>(2)?,
-                    ))
-                })?;
-                rows.collect::<rusqlite::Result<Vec<_>>>()
-            })
+            .read(move |connection| lines(connection, position, i64::MAX))
             .await?;
-        let count = rows.len();
-        if let Some((seq, ..)) = rows.last() {
-            self.position = Position::After(*seq);
+        if let Some(last) = lines.last() {
+            self.position = Position::After(last.seq);
         }
-        self.page.extend(
-            rows.into_iter()
-                .filter_map(|(_, mark, outcome)| match mark {
-                    Some(mark) => Some(Entry::Mark(mark.parse().ok()?)),
-                    // A line of a newer release that this one cannot read says nothing to it.
-                    None => Some(Entry::Outcome(serde_json::from_str(&outcome?).ok()?)),
-                }),
-        );
+        let count = lines.len();
+        self.page.extend(lines.into_iter().filter_map(Line::entry));
         Ok(count)
     }
+}
+
+/// Reads outcomes in the order in which they were written, up to the end that there is at first.
+#[derive(Debug)]
+pub(crate) struct OutcomesRead {
+    store: Store,
+    position: Position,
+    /// The last row to be read; not known before the first page.
+    end: Option<i64>,
+    page: VecDeque<Outcome>,
+}
+
+impl OutcomesRead {
+    pub(crate) async fn next(&mut self) -> Result<Option<Outcome>, StoreError> {
+        loop {
+            if let Some(outcome) = self.page.pop_front() {
+                return Ok(Some(outcome));
+            }
+            let (position, known) = (self.position, self.end);
+            let (end, lines) = self
+                .store
+                .list(move |connection| {
+                    let end = match known {
+                        Some(end) => end,
+                        None => last_outcome(connection)?,
+                    };
+                    Ok((end, lines(connection, position, end)?))
+                })
+                .await?;
+            self.end = Some(end);
+            let Some(last) = lines.last() else {
+                return Ok(None);
+            };
+            self.position = Position::After(last.seq);
+            self.page
+                .extend(lines.into_iter().filter_map(|line| match line.entry()? {
+                    Entry::Outcome(outcome) => Some(outcome),
+                    Entry::Mark(_) => None,
+                }));
+        }
+    }
+}
+
+/// A row of the outcomes.
+struct Line {
+    seq: i64,
+    mark: Option<String>,
+    outcome: Option<String>,
+}
+
+impl Line {
+    /// `None`: it is of a newer release that this one cannot read, and says nothing to it.
+    fn entry(self) -> Option<Entry> {
+        match self.mark {
+            Some(mark) => Some(Entry::Mark(mark.parse().ok()?)),
+            None => Some(Entry::Outcome(serde_json::from_str(&self.outcome?).ok()?)),
+        }
+    }
+}
+
+/// The next page of outcomes, up to and including this row.
+fn lines(connection: &Connection, position: Position, end: i64) -> rusqlite::Result<Vec<Line>> {
+    let (condition, value) = match position {
+        Position::Since(since) => (
+            // By the index: left alone, SQLite walks through all that is older.
+            "seq >= (SELECT min(seq) FROM outcomes INDEXED BY outcomes_at WHERE at >= ?1)",
+            since.as_millisecond(),
+        ),
+        Position::After(seq) => ("seq > ?1", seq),
+    };
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT seq, mark, outcome FROM outcomes WHERE {condition} AND seq <= ?2 ORDER BY seq LIMIT {PAGE}"
+    ))?;
+    let rows = statement.query_map([value, end], |row| {
+        Ok(Line {
+            seq: row.get(0)?,
+            mark: row.get(1)?,
+            outcome: row.get(2)?,
+        })
+    })?;
+    rows.collect()
+}
+
+fn last_outcome(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("SELECT coalesce(max(seq), 0) FROM outcomes", [], |row| {
+        row.get(0)
+    })
 }
 
 /// Reads archived events, oldest first, up to the end as it is when that is reached.

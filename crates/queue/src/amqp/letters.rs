@@ -1,0 +1,294 @@
+//! The log of dead letters, and reading by it.
+//!
+//! A quorum queue cannot be looked into without its counting a return of every message. So every
+//! burial is copied to a stream, and whoever takes a letter out writes there that it is gone. What
+//! is left is the list, provided that it is as long as the queue, which tells its length for
+//! nothing. Copies are best effort, older releases make none, and queues can be purged: where the
+//! lengths differ for longer than a copy takes, the queue itself is looked through, and the log put
+//! right by what is found. The queue is the truth.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use deadpool_lapin::lapin;
+use lapin::BasicProperties;
+use lapin::message::Delivery;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use tokio::time::Instant;
+
+use super::stream::{From, ReadToEnd, Reading};
+use super::taking::Pass;
+use super::topology::{self, Destination};
+use super::{Address, Broker, BrokerError, Message, REQUEST_LIMIT, close, dead, wire};
+use crate::dead::{DeadLetter, Held};
+
+/// `type` of the line that says that a letter was taken out.
+const GONE: &str = "gone";
+/// Copies are in the log by then. Until then log and queue are compared again, after this pause.
+const COPIES_TAKE: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// So many copies at most are handed over before they are waited for, when the log is put right.
+const WINDOW: usize = 1_000;
+/// A letter that the log has arrives in this time.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the log says.
+#[derive(Debug)]
+struct Log {
+    broker: Broker,
+    from: From,
+    /// What was buried and is not gone, by name.
+    live: HashMap<String, DeadLetter>,
+}
+
+impl Log {
+    fn new(broker: &Broker) -> Self {
+        Self {
+            broker: broker.clone(),
+            from: From::First,
+            live: HashMap::new(),
+        }
+    }
+
+    /// Reads on, to the end.
+    async fn catch_up(&mut self) -> Result<(), BrokerError> {
+        let log = self.broker.names().letters();
+        let mut read = ReadToEnd::new(self.broker.clone(), log, self.from);
+        while let Some(line) = read.next().await? {
+            let offset = wire::number(&wire::headers(&line.properties), "x-stream-offset");
+            let name = dead::name(&line.properties, &line.data);
+            if is_gone(&line.properties) {
+                self.live.remove(&name);
+            } else {
+                // A copy may be there twice.
+                self.live.entry(name).or_insert_with(|| {
+                    let mut letter = dead::describe(&line.properties, &line.data);
+                    letter.letter.offset = offset;
+                    letter
+                });
+            }
+            if let Some(offset) = offset {
+                self.from = From::Offset(offset + 1);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_gone(properties: &BasicProperties) -> bool {
+    let kind = properties.kind().as_ref();
+    kind.is_some_and(|kind| kind.as_str() == GONE)
+}
+
+/// Oldest first.
+fn in_order(letters: HashMap<String, DeadLetter>) -> Vec<DeadLetter> {
+    let mut letters: Vec<_> = letters.into_values().collect();
+    letters.sort_by_key(|letter| (letter.buried_at, letter.letter.offset));
+    letters
+}
+
+/// How many messages a queue has, on a channel of its own, as a refusal closes it.
+async fn length(
+    connection: &lapin::Connection,
+    queue: &str,
+) -> Result<lapin::Result<u32>, BrokerError> {
+    let asked = async {
+        let channel = connection.create_channel().await?;
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let declared = channel.queue_declare(queue.into(), options, FieldTable::default());
+        Ok(declared.await?.message_count())
+    };
+    tokio::time::timeout(REQUEST_LIMIT, asked)
+        .await
+        .map_err(|_| BrokerError::TimedOut("a look at a queue"))
+}
+
+impl Broker {
+    /// The dead letters that are there now, oldest first. Their bodies are not kept.
+    pub(crate) async fn dead(&self) -> Result<Vec<DeadLetter>, BrokerError> {
+        let connection = self.inner.connections.consuming().await?;
+        let letters = self.dead_by_log(&connection).await;
+        close(connection).await;
+        letters
+    }
+
+    async fn dead_by_log(
+        &self,
+        connection: &lapin::Connection,
+    ) -> Result<Vec<DeadLetter>, BrokerError> {
+        let mut log = Log::new(self);
+        let since = Instant::now();
+        let waiting = loop {
+            let waiting = length(connection, &self.names().dead()).await?? as usize;
+            let read = match length(connection, &self.names().letters()).await? {
+                // The count leaves the youngest lines out, so it does not show that there are none;
+                // but an empty stream is slow to show that, and here it hardly matters.
+                Ok(0) if waiting == 0 => return Ok(Vec::new()),
+                Ok(_) => log.catch_up().await,
+                Err(error) => Err(error.into()),
+            };
+            match read {
+                Ok(()) => {}
+                Err(error @ BrokerError::Missing(_)) => {
+                    return self.dead_without_log(log, &error).await;
+                }
+                Err(error) if error.is_refusal() => {
+                    return self.dead_without_log(log, &error).await;
+                }
+                Err(error) => return Err(error),
+            }
+            if log.live.len() == waiting || self.is_passed_through(connection).await? {
+                return Ok(in_order(log.live));
+            }
+            if since.elapsed() > COPIES_TAKE {
+                break waiting;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        };
+        log::warn!(
+            "dead letters: {waiting} in the queue, {} in the log, so the queue is looked through: an \
+             older release or the broker buried some, or a process was killed, or somebody purged it",
+            log.live.len()
+        );
+        self.dead_by_queue(log).await
+    }
+
+    /// Whether somebody goes through the queue: what they hold is not counted there.
+    async fn is_passed_through(&self, connection: &lapin::Connection) -> Result<bool, BrokerError> {
+        Ok(match length(connection, &self.names().dead_pass()).await? {
+            Ok(_) => true,
+            Err(error) => topology::said(&error).starts_with("RESOURCE_LOCKED"),
+        })
+    }
+
+    async fn dead_without_log(
+        &self,
+        log: Log,
+        error: &BrokerError,
+    ) -> Result<Vec<DeadLetter>, BrokerError> {
+        log::warn!("dead letters have no log, so the queue is looked through: {error}");
+        self.dead_by_queue(log).await
+    }
+
+    /// Looks through the queue, and puts the log right.
+    async fn dead_by_queue(&self, mut log: Log) -> Result<Vec<DeadLetter>, BrokerError> {
+        let pass = Pass::begin(self).await?;
+        let mut found = HashMap::new();
+        let mut written = 0;
+        while let Some(delivery) = pass.next().await? {
+            let letter = dead::describe(&delivery.properties, &delivery.data);
+            let name = letter.letter.name.clone();
+            if found.contains_key(&name) {
+                // One burial, stored twice because its confirm came late.
+                pass.remove(&delivery).await?;
+                continue;
+            }
+            if !log.live.contains_key(&name) {
+                self.log_letter(&letter, &delivery);
+                self.written(&mut written).await;
+            }
+            found.insert(name, letter);
+        }
+        pass.end().await;
+        for name in log.live.keys().filter(|name| !found.contains_key(*name)) {
+            self.log_gone(name);
+            self.written(&mut written).await;
+        }
+        self.log_flushed().await;
+        // Where they lie in the log, if it can be told; the letters themselves are known.
+        if let Err(error) = log.catch_up().await {
+            log::debug!("the log of dead letters cannot be read: {error}");
+        }
+        for (name, letter) in &mut found {
+            letter.letter.offset = log.live.get(name).and_then(|known| known.letter.offset);
+        }
+        Ok(in_order(found))
+    }
+
+    /// What a letter holds, by the log; from the queue if it is not there.
+    pub(crate) async fn held(&self, letter: &DeadLetter) -> Result<Option<Held>, BrokerError> {
+        let by_log = match letter.letter.offset {
+            Some(offset) => self.logged(offset, &letter.letter.name).await,
+            None => Ok(None),
+        };
+        let found = match by_log {
+            Ok(Some(line)) => Some(line),
+            _ => Pass::begin(self).await?.find(&letter.letter.name).await?,
+        };
+        let Some(Delivery {
+            properties, data, ..
+        }) = found
+        else {
+            return Ok(None);
+        };
+        let is_reply = matches!(dead::destination(&properties), Destination::Post(_));
+        Ok(Some(match wire::read(&properties, &data) {
+            Ok((content, _)) => content.into_held(is_reply),
+            Err(_) => Held::Unreadable(data),
+        }))
+    }
+
+    /// The letter at this offset, unless the log has forgotten it.
+    async fn logged(&self, offset: i64, name: &str) -> Result<Option<Delivery>, BrokerError> {
+        let log = self.names().letters();
+        let mut reading = Reading::start(self, &log, From::Offset(offset)).await?;
+        // Silence: the log was made anew, and is shorter now.
+        let Ok(line) = tokio::time::timeout(PATIENCE, reading.next()).await else {
+            return Ok(None);
+        };
+        let (_, line) = line?;
+        let is_it = !is_gone(&line.properties) && dead::name(&line.properties, &line.data) == name;
+        Ok(is_it.then_some(line))
+    }
+
+    /// Copies a burial that is stored to the log.
+    pub(super) fn log_burial(&self, message: &Message) {
+        self.log(message.properties.clone(), message.body.clone());
+    }
+
+    fn log_letter(&self, letter: &DeadLetter, delivery: &Delivery) {
+        let properties = dead::for_log(&delivery.properties, letter);
+        self.log(properties, delivery.data.clone());
+    }
+
+    /// Says in the log that a letter was taken out.
+    pub(super) fn log_gone(&self, name: &str) {
+        self.log(dead::naming(name, GONE), Vec::new());
+    }
+
+    fn log(&self, properties: BasicProperties, body: Vec<u8>) {
+        if !self.inner.connections.has_letters() {
+            return;
+        }
+        let address = Address {
+            exchange: self.names().letters(),
+            key: String::new(),
+        };
+        self.inner.letters.send(Message {
+            address,
+            properties,
+            body,
+        });
+    }
+
+    /// Counts a line that was handed over, and waits once there are many.
+    async fn written(&self, lines: &mut usize) {
+        *lines += 1;
+        if lines.is_multiple_of(WINDOW) {
+            self.log_flushed().await;
+        }
+    }
+
+    async fn log_flushed(&self) {
+        let flushed = tokio::time::timeout(REQUEST_LIMIT, self.inner.letters.flush());
+        if !matches!(flushed.await, Ok(Ok(()))) {
+            log::warn!(
+                "the log of dead letters could not be put right; the next look will try again"
+            );
+        }
+    }
+}

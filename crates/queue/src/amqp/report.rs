@@ -1,0 +1,144 @@
+//! What a person looks at, on the broker: reports of the processes, which travel among the outcomes,
+//! and how much its queues hold.
+
+use std::collections::HashMap;
+
+use deadpool_lapin::lapin;
+use jiff::Timestamp;
+use lapin::BasicProperties;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use uuid::Uuid;
+
+use super::stream::{From, ReadToEnd, last_chunk};
+use super::{Address, Broker, BrokerError, Message, REQUEST_LIMIT, close, wire};
+use crate::report::{Depth, Report};
+
+/// `type` of a report among the outcomes. Whoever reads outcomes passes it over.
+pub(super) const REPORT: &str = "report";
+
+impl Broker {
+    /// Sends a report some time soon, unless others wait to be sent already.
+    pub(crate) fn report(&self, report: &Report) {
+        let properties = BasicProperties::default()
+            .with_message_id(report.process.to_string().into())
+            .with_type(REPORT.into())
+            .with_timestamp(report.at.as_second().unsigned_abs())
+            .with_content_type("application/json".into())
+            .with_app_id("chickwork".into())
+            .with_delivery_mode(2);
+        let address = Address {
+            exchange: self.names().outcomes(),
+            key: REPORT.to_owned(),
+        };
+        self.inner.copies.send_unless_behind(Message {
+            address,
+            properties,
+            body: report.encode().into_bytes(),
+        });
+    }
+
+    /// The last report of each process that has sent one lately.
+    pub(crate) async fn reports(&self, now: Timestamp) -> Result<Vec<Report>, BrokerError> {
+        let since = now.checked_sub(2 * Report::FRESH).unwrap_or(now);
+        let outcomes = self.names().outcomes();
+        let mut stream = ReadToEnd::new(self.clone(), outcomes, From::Time(since));
+        let mut newest: HashMap<Uuid, Report> = HashMap::new();
+        while let Some(delivery) = stream.next().await? {
+            if !is_report(&delivery.properties) {
+                continue;
+            }
+            // What cannot be read is of a newer release.
+            if let Some(report) = Report::decode(&delivery.data) {
+                newest.insert(report.process, report);
+            }
+        }
+        Ok(newest.into_values().collect())
+    }
+
+    /// How much the queues of this deployment hold.
+    pub(crate) async fn depths(&self) -> Result<Vec<Depth>, BrokerError> {
+        let names = self.names();
+        let posts = self.inner.bots.iter();
+        let queues = std::iter::once(("ask".to_owned(), vec![names.ask()]))
+            .chain(posts.map(|bot| (format!("post.{bot}"), vec![names.post(bot)])))
+            .chain([
+                ("later".to_owned(), names.levels().collect()),
+                ("dead".to_owned(), vec![names.dead()]),
+            ]);
+        let connection = self.inner.connections.consuming().await?;
+        let depths = async {
+            let mut depths = Vec::new();
+            for (queue, objects) in queues {
+                depths.extend(depth(&connection, queue, &objects).await?);
+            }
+            Ok(depths)
+        }
+        .await;
+        close(connection).await;
+        depths
+    }
+
+    pub(crate) async fn last_event(&self) -> Result<Option<Timestamp>, BrokerError> {
+        if !self.inner.archived {
+            return Ok(None);
+        }
+        let newest = last_chunk(self, &self.names().archive()).await?;
+        let received = newest.iter().filter_map(|(_, delivery)| {
+            let (content, _) = wire::read(&delivery.properties, &delivery.data).ok()?;
+            Some(content.received_at)
+        });
+        Ok(received.max())
+    }
+}
+
+pub(super) fn is_report(properties: &BasicProperties) -> bool {
+    let kind = properties.kind().as_ref();
+    kind.is_some_and(|kind| kind.as_str() == REPORT)
+}
+
+/// What these objects hold together; `None`: there is none of them.
+async fn depth(
+    connection: &lapin::Connection,
+    queue: String,
+    objects: &[String],
+) -> Result<Option<Depth>, BrokerError> {
+    let mut there = Vec::new();
+    for object in objects {
+        there.extend(look(connection, object).await?);
+    }
+    let Some(&(_, consumers)) = there.first() else {
+        return Ok(None);
+    };
+    Ok(Some(Depth {
+        queue,
+        jobs: there.iter().map(|&(jobs, _)| u64::from(jobs)).sum(),
+        oldest: None,
+        consumers: Some(consumers),
+    }))
+}
+
+/// Messages and consumers of a queue, `None` if it does not exist. On a channel of its own, as the
+/// answer that there is none closes it.
+async fn look(
+    connection: &lapin::Connection,
+    queue: &str,
+) -> Result<Option<(u32, u32)>, BrokerError> {
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let looked = async {
+        let channel = connection.create_channel().await?;
+        let declared = channel
+            .queue_declare(queue.into(), options, FieldTable::default())
+            .await?;
+        Ok::<_, BrokerError>((declared.message_count(), declared.consumer_count()))
+    };
+    match tokio::time::timeout(REQUEST_LIMIT, looked).await {
+        Ok(Ok(found)) => Ok(Some(found)),
+        Ok(Err(BrokerError::Missing(_))) => Ok(None),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(BrokerError::TimedOut("a look at a queue")),
+    }
+}

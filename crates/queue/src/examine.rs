@@ -1,0 +1,74 @@
+//! Looks at the queue as `chickwork doctor` does, and says in sentences what is wrong and what to do
+//! about it. It changes nothing and creates nothing, every wait in it has a limit, and it goes on after
+//! a failure as far as that makes sense.
+
+use crate::{Location, Settings, amqp, sqlite};
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What: `queue file`, `broker rabbit-1:5672`, `queue chickwork.ask`, …
+    pub subject: String,
+    /// How it is.
+    pub grade: Grade,
+    /// A sentence that says so.
+    pub says: String,
+    /// What to do about it.
+    pub cure: Option<String>,
+}
+
+/// How something is that was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Grade {
+    /// As it has to be.
+    Good,
+    /// It works, but somebody should know.
+    Notice,
+    /// It does not work.
+    Wrong,
+}
+
+impl Finding {
+    pub(crate) fn good(subject: impl Into<String>, says: impl Into<String>) -> Self {
+        Self {
+            subject: subject.into(),
+            grade: Grade::Good,
+            says: says.into(),
+            cure: None,
+        }
+    }
+
+    pub(crate) fn notice(subject: impl Into<String>, says: impl Into<String>) -> Self {
+        Self {
+            grade: Grade::Notice,
+            ..Self::good(subject, says)
+        }
+    }
+
+    pub(crate) fn wrong(
+        subject: impl Into<String>,
+        says: impl Into<String>,
+        cure: impl Into<String>,
+    ) -> Self {
+        Self {
+            grade: Grade::Wrong,
+            ..Self::good(subject, says)
+        }
+        .with_cure(cure)
+    }
+
+    pub(crate) fn with_cure(self, cure: impl Into<String>) -> Self {
+        Self {
+            cure: Some(cure.into()),
+            ..self
+        }
+    }
+}
+
+/// Looks at the queue. There is always at least one finding.
+pub async fn examine(settings: &Settings) -> Vec<Finding> {
+    match &settings.location {
+        Location::Sqlite(path) => sqlite::examine::examine(path).await,
+        Location::Amqp(urls) => amqp::examine::examine(urls, settings).await,
+    }
+}

@@ -1,0 +1,732 @@
+//! Looking at the queue: reports, depths, what is unfinished, and what `chickwork doctor` is told about
+//! queues that are as they have to be and about those that are not.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use chickwork_queue::event::Event;
+use chickwork_queue::examine::{Finding, Grade};
+use chickwork_queue::job::{Attempt, Cause, Settlement, Step};
+use chickwork_queue::outcome::{Outcome, What};
+use chickwork_queue::report::{Depth, Report};
+use chickwork_queue::{Declare, Location, Queue, Settings, examine};
+use chickwork_tests::stage::{
+    Kind, Stage, a_reply, an_event, dead_letters, next, outcome, retry, settle, soon, within,
+};
+use jiff::{SignedDuration, Timestamp};
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use rusqlite::Connection;
+use uuid::Uuid;
+
+use super::tell;
+
+/// What is asked for again and again: looking tells nobody when something changes.
+const AGAIN: Duration = Duration::from_millis(100);
+const ONE: u16 = 1;
+/// How long best-effort records may take to be written.
+const FLUSH: Duration = Duration::from_secs(10);
+
+fn a_report(process: Uuid, at: Timestamp) -> Report {
+    Report {
+        v: Report::VERSION,
+        at,
+        process,
+        host: "chick-1".to_owned(),
+        pid: 7,
+        release: "0.1.0".to_owned(),
+        since: at,
+        roles: vec!["worker".to_owned()],
+        not_ready: None,
+        stopping: false,
+        last_webhook: None,
+        account_limit: None,
+        pauses: Vec::new(),
+        posting: false,
+    }
+}
+
+fn an_hour_ago() -> Timestamp {
+    Timestamp::now() - SignedDuration::from_hours(1)
+}
+
+/// Waits until looking shows this.
+async fn seen<T: std::fmt::Debug>(
+    what: &str,
+    look: impl AsyncFn() -> anyhow::Result<T>,
+    is_it: impl Fn(&T) -> bool,
+) -> anyhow::Result<()> {
+    let seen = async {
+        loop {
+            let looked = look().await?;
+            if is_it(&looked) {
+                return anyhow::Ok(());
+            }
+            log::info!("not yet {what}: {looked:?}");
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    soon(what, seen).await?
+}
+
+pub(crate) async fn a_process_is_known_by_its_newest_report_and_forgotten_when_it_sends_none(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    let (queue, looking) = (stage.queue().await?, stage.queue().await?);
+    let (busy, gone) = (Uuid::now_v7(), Uuid::now_v7());
+    let now = Timestamp::now();
+    queue.report(&a_report(busy, now - SignedDuration::from_secs(5)));
+    queue.report(&a_report(gone, now - 2 * Report::FRESH));
+    let newest = Report {
+        not_ready: Some("it does not know its name yet".to_owned()),
+        ..a_report(busy, now)
+    };
+    queue.report(&newest);
+    seen(
+        "there is one process",
+        async || Ok(looking.reports().await?),
+        |reports| *reports == [newest.clone()],
+    )
+    .await?;
+    // Reports travel among the outcomes, where nobody takes them for one.
+    let mut outcomes = looking.outcomes().read(an_hour_ago());
+    ensure!(outcomes.next().await?.is_none());
+    Ok(())
+}
+
+/// The counts of all queues.
+async fn counts(queue: &Queue) -> anyhow::Result<Vec<(String, u64)>> {
+    let depths = queue.depths().await?;
+    Ok(depths
+        .into_iter()
+        .map(|Depth { queue, jobs, .. }| (queue, jobs))
+        .collect())
+}
+
+async fn counted(queue: &Queue, expected: [u64; 4]) -> anyhow::Result<()> {
+    let names = ["ask", "post.bot", "later", "dead"].map(str::to_owned);
+    let expected: Vec<_> = names.into_iter().zip(expected).collect();
+    let what = format!("{expected:?}");
+    seen(
+        &what,
+        async || counts(queue).await,
+        |counts| *counts == expected,
+    )
+    .await
+}
+
+pub(crate) async fn what_waits_is_counted_where_it_waits(stage: Stage) -> anyhow::Result<()> {
+    let queue = stage.queue().await?;
+    let looking = Queue::open(Settings {
+        declare: Declare::Nothing,
+        ..stage.settings()?
+    })
+    .await?;
+    counted(&looking, [0, 0, 0, 0]).await?;
+    for number in 0..4 {
+        queue.publisher().publish(&an_event(number)).await?;
+    }
+    counted(&looking, [4, 0, 0, 0]).await?;
+    let mut asks = queue.claim_asks(ONE);
+    let claim = next(&mut asks).await?;
+    counted(&looking, [3, 0, 0, 0]).await?;
+    let hour = Settlement::Later(Duration::from_secs(3600), Attempt::NotCounted);
+    settle(claim, hour).await?;
+    let claim = next(&mut asks).await?;
+    settle(claim, Settlement::Next(a_reply(&an_event(9)))).await?;
+    let claim = next(&mut asks).await?;
+    let error = "for no reason".to_owned();
+    settle(
+        claim,
+        Settlement::Bury {
+            cause: Cause::Refused,
+            error,
+        },
+    )
+    .await?;
+    let claim = next(&mut asks).await?;
+    counted(&looking, [0, 1, 1, 1]).await?;
+    settle(claim, Settlement::Done).await
+}
+
+/// Waits until so many are unfinished.
+async fn unfinished(queue: &Queue, since: Timestamp, count: u64) -> anyhow::Result<()> {
+    let what = format!("{count} are unfinished");
+    seen(
+        &what,
+        async || Ok(queue.unfinished(since).await?),
+        |unfinished| unfinished.count == count && unfinished.oldest.is_some() == (count > 0),
+    )
+    .await
+}
+
+pub(crate) async fn an_event_is_unfinished_until_it_has_come_to_an_end(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    let (queue, since) = (stage.queue().await?, an_hour_ago());
+    unfinished(&queue, since, 0).await?;
+    let events = [1, 2, 3, 4].map(an_event);
+    for event in &events {
+        queue.publisher().publish(event).await?;
+    }
+    unfinished(&queue, since, 4).await?;
+    let [ignored, posted, dead, dropped] = events.map(|event| event.id);
+    let outcomes = queue.outcomes();
+    let reason = || "a test said so".to_owned();
+    let died = || What::Dead {
+        step: Step::Ask,
+        cause: Cause::Exhausted,
+        error: reason(),
+        status: None,
+    };
+    outcomes.record(outcome(ignored, What::Ignored { reason: reason() }));
+    unfinished(&queue, since, 3).await?;
+    outcomes.record(outcome(posted, What::ReplyStored { text: reason() }));
+    outcomes.record(outcome(
+        posted,
+        What::Posted {
+            reply_message_id: None,
+            found: false,
+        },
+    ));
+    unfinished(&queue, since, 2).await?;
+    outcomes.record(outcome(dead, died()));
+    outcomes.record(outcome(dropped, died()));
+    outcomes.record(outcome(dropped, What::Dropped { reason: reason() }));
+    unfinished(&queue, since, 0).await?;
+    outcomes.record(outcome(
+        dead,
+        What::Replayed {
+            replay: 1,
+            reason: reason(),
+        },
+    ));
+    unfinished(&queue, since, 1).await?;
+    outcomes.record(outcome(dead, died()));
+    unfinished(&queue, since, 0).await
+}
+
+pub(crate) async fn an_event_without_end_is_unfinished_from_its_own_time_on(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    let queue = stage.queue().await?;
+    let event = an_event(1);
+    queue.publisher().publish(&event).await?;
+    let mut asks = queue.claim_asks(ONE);
+    let claim = next(&mut asks).await?;
+    let bury = Settlement::Bury {
+        cause: Cause::Refused,
+        error: "no".to_owned(),
+    };
+    settle(claim, bury).await?;
+    unfinished(&queue, an_hour_ago(), 1).await?;
+    let later = event.received_at + SignedDuration::from_secs(1);
+    unfinished(&queue, later, 0).await?;
+    // Put back by a person, it is as unfinished as before.
+    soon("it is back", async {
+        while retry(&queue, dead_letters(&queue).await?).await?.is_empty() {}
+        anyhow::Ok(())
+    })
+    .await??;
+    let looked = queue.unfinished(an_hour_ago()).await?;
+    ensure!(looked.oldest == Some(event.received_at), "{looked:?}");
+    Ok(())
+}
+
+pub(crate) async fn outcomes_are_read_to_the_end_and_not_beyond(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    /// More than a page.
+    const MANY: u32 = 1_200;
+    let (queue, since) = (stage.queue().await?, an_hour_ago());
+    ensure!(
+        queue.outcomes().read(since).next().await?.is_none(),
+        "nothing has happened"
+    );
+    let id = an_event(1).id;
+    let numbered = |replay| {
+        outcome(
+            id,
+            What::Replayed {
+                replay,
+                reason: String::new(),
+            },
+        )
+    };
+    for number in 0..MANY {
+        queue.outcomes().record(numbered(number));
+    }
+    queue.outcomes().mark().await?;
+    let replay = |outcome: &Outcome| match outcome.what {
+        What::Replayed { replay, .. } => replay,
+        _ => u32::MAX,
+    };
+    seen(
+        "the last one is stored",
+        async || {
+            let mut read = queue.outcomes().read(since);
+            let mut last = None;
+            while let Some(outcome) = read.next().await? {
+                last = Some(replay(&outcome));
+            }
+            Ok(last)
+        },
+        |last| *last == Some(MANY - 1),
+    )
+    .await?;
+
+    let mut read = queue.outcomes().read(since);
+    let mut numbers = vec![replay(&read.next().await?.context("the first one")?)];
+    queue.outcomes().record(numbered(MANY));
+    queue.outcomes().mark().await?;
+    while let Some(outcome) = read.next().await? {
+        numbers.push(replay(&outcome));
+    }
+    numbers.dedup();
+    ensure!(
+        numbers == (0..MANY).collect::<Vec<_>>(),
+        "each, in order, and no later one"
+    );
+    let future = Timestamp::now() + SignedDuration::from_hours(1);
+    ensure!(queue.outcomes().read(future).next().await?.is_none());
+    Ok(())
+}
+
+pub(crate) async fn the_last_event_is_the_newest_of_the_archive(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    let queue = stage.queue().await?;
+    ensure!(queue.last_event().await?.is_none());
+    for number in 0..3 {
+        let event = an_event(number);
+        queue.publisher().publish(&event).await?;
+        let received_at = Some(event.received_at);
+        seen(
+            "the archive has it",
+            async || Ok(queue.last_event().await?),
+            |last| *last == received_at,
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn what_was_archived_late_hides_nothing_that_is_younger(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    let (queue, since) = (stage.queue().await?, an_hour_ago());
+    let young = an_event(1);
+    queue.publisher().publish(&young).await?;
+    unfinished(&queue, since, 1).await?;
+    // It lay in a spool while the broker was away.
+    let old = Event {
+        received_at: since - SignedDuration::from_hours(1),
+        ..an_event(2)
+    };
+    queue.publisher().publish(&old).await?;
+    let everything = since - SignedDuration::from_hours(2);
+    unfinished(&queue, everything, 2).await?;
+    let mut archived = queue.archive().read(since);
+    let first = archived.next().await?.context("the young one")?;
+    ensure!(first.id == young.id && archived.next().await?.is_none());
+    Ok(())
+}
+
+fn worst(findings: &[Finding]) -> Option<Grade> {
+    findings.iter().map(|finding| finding.grade).max()
+}
+
+/// Everything that there is at the queue's place.
+async fn traces(stage: &Stage, settings: &Settings) -> anyhow::Result<Vec<String>> {
+    match &settings.location {
+        Location::Sqlite(path) => {
+            let folder = path.parent().context("it lies in a folder")?;
+            let mut traces = Vec::new();
+            for entry in folder.read_dir()? {
+                let entry = entry?;
+                let bytes = entry.metadata()?.len();
+                traces.push(format!("{:?} {bytes}", entry.file_name()));
+            }
+            traces.sort();
+            Ok(traces)
+        }
+        Location::Amqp(_) => {
+            let channel = stage.operator().await?.create_channel().await?;
+            let passive = QueueDeclareOptions {
+                passive: true,
+                ..QueueDeclareOptions::durable()
+            };
+            let ask = format!("{}.ask", stage.namespace());
+            let found = channel
+                .queue_declare(ask.as_str().into(), passive, FieldTable::default())
+                .await;
+            Ok(found
+                .map(|queue| format!("{} messages", queue.message_count()))
+                .into_iter()
+                .collect())
+        }
+    }
+}
+
+pub(crate) async fn a_queue_is_examined_without_a_trace(stage: Stage) -> anyhow::Result<()> {
+    let settings = stage.settings()?;
+    let nothing = traces(&stage, &settings).await?;
+    let findings = examine(&settings).await;
+    ensure!(
+        worst(&findings) == Some(Grade::Notice),
+        "nothing is there yet: {findings:?}"
+    );
+    ensure!(
+        traces(&stage, &settings).await? == nothing,
+        "and nothing is after it"
+    );
+
+    let queue = stage.queue().await?;
+    queue.publisher().publish(&an_event(1)).await?;
+    let found = traces(&stage, &settings).await?;
+    let findings = examine(&settings).await;
+    ensure!(
+        worst(&findings) == Some(Grade::Good),
+        "in use: {findings:?}"
+    );
+    ensure!(traces(&stage, &settings).await? == found);
+    queue.close(FLUSH).await;
+    drop(queue);
+    let findings = examine(&settings).await;
+    ensure!(
+        worst(&findings) == Some(Grade::Good),
+        "at rest: {findings:?}"
+    );
+    ensure!(findings.len() <= 5, "said in a few lines: {findings:?}");
+    Ok(())
+}
+
+/// A finding that is wrong and says this, with a cure that names that.
+#[track_caller]
+fn is_wrong(findings: &[Finding], says: &str, cure: &str) -> anyhow::Result<()> {
+    let it_is = findings.iter().any(|finding| {
+        let cured = finding
+            .cure
+            .as_ref()
+            .is_some_and(|cured| cured.contains(cure));
+        finding.grade == Grade::Wrong && finding.says.contains(says) && cured
+    });
+    ensure!(it_is, "{says}: {findings:#?}");
+    ensure!(
+        !format!("{findings:?}").contains("s3cret"),
+        "no password is shown"
+    );
+    Ok(())
+}
+
+fn in_a_file<F: Future<Output = anyhow::Result<()>>>(
+    story: impl FnOnce(Stage) -> F,
+) -> anyhow::Result<()> {
+    tell(Stage::new(Kind::Sqlite), story)
+}
+
+#[test]
+fn a_file_that_cannot_be_the_queue_is_named_with_the_cure() -> anyhow::Result<()> {
+    in_a_file(async |stage: Stage| {
+        let Location::Sqlite(path) = stage.settings()?.location else {
+            bail!("a file")
+        };
+        let folder = path.parent().context("it lies in a folder")?.to_owned();
+        let looked = async |name: &str| {
+            let location = Location::Sqlite(folder.join(name));
+            let settings = Settings {
+                location,
+                ..stage.settings()?
+            };
+            anyhow::Ok(examine(&settings).await)
+        };
+        std::fs::write(folder.join("diary"), "Dear diary, ".repeat(1000))?;
+        std::fs::write(folder.join("empty"), "")?;
+        let file = |name: &str| Connection::open(folder.join(name));
+        file("recipes")?.execute_batch("CREATE TABLE recipes (name TEXT)")?;
+        for (name, sql) in [
+            ("newer", "PRAGMA user_version = 99"),
+            ("plucked", "DROP TABLE archive"),
+        ] {
+            let location = Location::Sqlite(folder.join(name));
+            let settings = Settings {
+                location,
+                ..stage.settings()?
+            };
+            drop(Queue::open(settings).await?);
+            file(name)?.execute_batch(sql)?;
+        }
+        // Cut off in the middle, as a copy that was interrupted.
+        let queue = stage.queue().await?;
+        let checkpoint = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+        Connection::open(&path)?.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], checkpoint)?;
+        let whole = std::fs::read(&path)?;
+        drop(queue);
+        std::fs::write(folder.join("half"), &whole[..whole.len() / 2])?;
+
+        for (name, says, cure) in [
+            (".", "is no file", "Name a file"),
+            ("diary", "not a Chickwork queue", "Move it away"),
+            ("diary/queue.db", "cannot be there", "Create the folder"),
+            ("nowhere/queue.db", "cannot be there", "Create the folder"),
+            ("recipes", "not a Chickwork queue", "Move it away"),
+            ("newer", "has version 99", "newer release"),
+            ("plucked", "table archive is missing", ".recover"),
+            ("half", "is damaged", ".recover"),
+        ] {
+            is_wrong(&looked(name).await?, says, cure).context(name)?;
+        }
+        let findings = looked("empty").await?;
+        ensure!(
+            worst(&findings) == Some(Grade::Notice),
+            "an empty file will do: {findings:?}"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn a_file_of_a_release_without_reports_takes_them_all_the_same() -> anyhow::Result<()> {
+    in_a_file(async |stage: Stage| {
+        let Location::Sqlite(path) = stage.settings()?.location else {
+            bail!("a file")
+        };
+        drop(stage.queue().await?);
+        let file = Connection::open(&path)?;
+        file.execute_batch("DROP TABLE reports")?;
+        let findings = examine(&stage.settings()?).await;
+        ensure!(worst(&findings) == Some(Grade::Good), "{findings:?}");
+        let queue = stage.queue().await?;
+        queue.report(&a_report(Uuid::now_v7(), Timestamp::now()));
+        seen(
+            "the report is there",
+            async || Ok(queue.reports().await?),
+            |reports| reports.len() == 1,
+        )
+        .await
+    })
+}
+
+/// Declares a queue as somebody else might have.
+async fn a_foreign_queue(
+    stage: &Stage,
+    name: &str,
+    arguments: &[(&str, AMQPValue)],
+) -> anyhow::Result<()> {
+    let channel = stage.operator().await?.create_channel().await?;
+    let mut table = FieldTable::default();
+    for (argument, value) in arguments {
+        table.insert((*argument).into(), value.clone());
+    }
+    let queue = format!("{}.{name}", stage.namespace());
+    channel
+        .queue_declare(queue.as_str().into(), QueueDeclareOptions::durable(), table)
+        .await?;
+    Ok(())
+}
+
+#[test]
+fn objects_that_are_missing_or_different_are_named_with_the_cure() -> anyhow::Result<()> {
+    tell(Stage::new(Kind::Rabbitmq), async |stage: Stage| {
+        let active = stage.settings()?;
+        let passive = Settings {
+            declare: Declare::Passive,
+            ..stage.settings()?
+        };
+        is_wrong(
+            &examine(&passive).await,
+            "None of the",
+            "chickwork topology",
+        )?;
+        stage.queue().await?;
+        let findings = examine(&passive).await;
+        ensure!(worst(&findings) == Some(Grade::Good), "{findings:?}");
+
+        let channel = stage.operator().await?.create_channel().await?;
+        for name in ["ask", "archive"] {
+            let queue = format!("{}.{name}", stage.namespace());
+            channel
+                .queue_delete(queue.as_str().into(), QueueDeleteOptions::default())
+                .await?;
+        }
+        let ask = format!("{}.ask", stage.namespace());
+        is_wrong(&examine(&passive).await, &ask, "chickwork topology")?;
+        let findings = examine(&active).await;
+        ensure!(worst(&findings) == Some(Grade::Notice), "{findings:?}");
+
+        let quorum = AMQPValue::LongString("quorum".into());
+        let limit = AMQPValue::LongInt(5);
+        a_foreign_queue(
+            &stage,
+            "ask",
+            &[("x-queue-type", quorum), ("x-delivery-limit", limit)],
+        )
+        .await?;
+        let stream = AMQPValue::LongString("stream".into());
+        let day = AMQPValue::LongString("1D".into());
+        a_foreign_queue(
+            &stage,
+            "archive",
+            &[("x-queue-type", stream), ("x-max-age", day)],
+        )
+        .await?;
+        let findings = examine(&active).await;
+        is_wrong(
+            &findings,
+            "exists with other arguments",
+            "CHICKWORK_NAMESPACE",
+        )?;
+        let archive = findings
+            .iter()
+            .find(|finding| finding.says.contains("archive"))
+            .context("the archive is mentioned")?;
+        ensure!(archive.grade == Grade::Notice, "{archive:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_node_that_is_away_is_wrong_only_where_it_is_the_only_one() -> anyhow::Result<()> {
+    tell(Stage::new(Kind::Rabbitmq), async |stage: Stage| {
+        stage.queue().await?;
+        let away = "amqp://guest:s3cret@127.0.0.1:1/%2f".to_owned();
+        let at = |urls: Vec<String>| {
+            let location = Location::Amqp(urls);
+            anyhow::Ok(Settings {
+                location,
+                ..stage.settings()?
+            })
+        };
+        is_wrong(
+            &examine(&at(vec![away.clone()])?).await,
+            "cannot be reached",
+            "firewall",
+        )?;
+        let findings = examine(&at(vec![away, stage.location()])?).await;
+        ensure!(worst(&findings) == Some(Grade::Notice), "{findings:?}");
+        // Something listens there and says nothing.
+        let mute = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let mute = format!("amqp://guest:s3cret@{}/%2f", mute.local_addr()?);
+        is_wrong(
+            &examine(&at(vec![mute])?).await,
+            "cannot be reached",
+            "firewall",
+        )?;
+        is_wrong(
+            &examine(&at(vec!["amqp://guest:s3cret@:x".to_owned()])?).await,
+            "not one of a broker",
+            "amqp://user:password@host",
+        )
+    })
+}
+
+#[test]
+fn a_broker_that_does_not_let_us_do_our_work_is_named_with_the_cure() -> anyhow::Result<()> {
+    tell(Stage::alone(Kind::Rabbitmq), async |stage: Stage| {
+        stage.queue().await?;
+        let control =
+            |arguments: &[&str]| tokio::task::block_in_place(|| stage.node()?.control(arguments));
+        control(&["add_user", "chick", "s3cret"])?;
+        let port = stage.location().rsplit(':').next().map(str::to_owned);
+        let port = port.context("the address has a port")?;
+        let port = port.trim_end_matches("/%2f");
+        let as_user = |credentials: &str, vhost: &str, declare: Declare| {
+            let url = format!("amqp://{credentials}@127.0.0.1:{port}/{vhost}");
+            let location = Location::Amqp(vec![url]);
+            anyhow::Ok(Settings {
+                location,
+                declare,
+                ..stage.settings()?
+            })
+        };
+        let chick = |declare| as_user("chick:s3cret", "%2f", declare);
+        let wrong_password = as_user("chick:s3cret2", "%2f", Declare::Active)?;
+        is_wrong(
+            &examine(&wrong_password).await,
+            "refuses the user",
+            "CHICKWORK_QUEUE",
+        )?;
+        let nowhere = as_user("guest:guest", "nowhere", Declare::Active)?;
+        is_wrong(&examine(&nowhere).await, "does not exist", "add_vhost")?;
+        is_wrong(
+            &examine(&chick(Declare::Active)?).await,
+            "may not use the virtual host",
+            "set_permissions",
+        )?;
+
+        let all = format!("^{}\\.", stage.namespace());
+        let may = |configure: &str, write: &str, read: &str| {
+            control(&["set_permissions", "chick", configure, write, read])
+        };
+        may("^$", &all, &all)?;
+        let findings = examine(&chick(Declare::Passive)?).await;
+        ensure!(worst(&findings) == Some(Grade::Good), "{findings:?}");
+        is_wrong(
+            &examine(&chick(Declare::Active)?).await,
+            "may not configure",
+            "CHICKWORK_DECLARE=passive",
+        )?;
+        may(&all, "^$", &all)?;
+        is_wrong(
+            &examine(&chick(Declare::Active)?).await,
+            "may not write",
+            "set_permissions",
+        )?;
+        may(&all, &all, "^$")?;
+        is_wrong(
+            &examine(&chick(Declare::Active)?).await,
+            "may not read",
+            "set_permissions",
+        )?;
+        may(&all, &all, &all)?;
+        let findings = examine(&chick(Declare::Active)?).await;
+        ensure!(worst(&findings) == Some(Grade::Good), "{findings:?}");
+
+        control(&["set_vm_memory_high_watermark", "absolute", "1MB"])?;
+        seen_wrong(
+            &chick(Declare::Active)?,
+            "takes no messages",
+            "rabbitmqctl status",
+        )
+        .await
+    })
+}
+
+/// Waits until this is found to be wrong: what has just been set is not in force at once.
+async fn seen_wrong(settings: &Settings, says: &str, cure: &str) -> anyhow::Result<()> {
+    let seen = async {
+        while let Err(error) = is_wrong(&examine(settings).await, says, cure) {
+            log::info!("not yet: {error}");
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    within(Duration::from_secs(60), says, seen).await
+}
+
+#[test]
+fn a_queue_that_has_lost_its_leader_is_named_with_the_cure() -> anyhow::Result<()> {
+    tell(Stage::alone(Kind::Rabbitmq), async |stage: Stage| {
+        // A node that is killed right after a queue was declared lists it, and knows nothing of it.
+        let quorum = AMQPValue::LongString("quorum".into());
+        let limit = AMQPValue::LongLongInt(1_000_000_000);
+        a_foreign_queue(
+            &stage,
+            "dead",
+            &[("x-queue-type", quorum), ("x-delivery-limit", limit)],
+        )
+        .await?;
+        tokio::task::block_in_place(|| {
+            let mut node = stage.node()?;
+            node.kill()?;
+            node.start_again()
+        })?;
+        stage.queue().await?;
+        let findings = examine(&stage.settings()?).await;
+        is_wrong(&findings, "may have no leader", "quorum_status")?;
+        let wrong = findings
+            .iter()
+            .filter(|finding| finding.grade == Grade::Wrong);
+        ensure!(wrong.count() == 1, "the others are well: {findings:#?}");
+        Ok(())
+    })
+}
