@@ -1,4 +1,5 @@
-//! The three calls of Chatwork's API v2 that a bot needs: who am I, what was said lately, say this.
+//! The calls of Chatwork's API v2 that a bot needs: who am I, what was said lately, say this; and
+//! those of a person who checks on it: which rooms is it in, who waits to be its contact.
 //!
 //! A post has no idempotency key, so its failures are told apart with care: certainly not sent
 //! ([`CallError::NotSent`]), answered with another status ([`CallError::Refused`]), or unknown
@@ -21,6 +22,14 @@ const ME_BYTES: usize = 64 * 1024;
 /// messages fit.
 const NEWEST_BYTES: usize = 16 * 1024 * 1024;
 
+/// The largest list of rooms that is read, in bytes: some two thousand with the longest names, ten
+/// thousand with usual ones.
+const ROOMS_BYTES: usize = 4 * 1024 * 1024;
+
+/// The largest list of contact requests that is read, in bytes: a hundred at most, each with a few
+/// words.
+const REQUESTS_BYTES: usize = 1024 * 1024;
+
 /// The largest explanation of an error that is read, in bytes.
 const ERROR_BYTES: usize = 16 * 1024;
 
@@ -36,8 +45,8 @@ const LIMITATION: &str = "chatwork-message-limitation";
 /// A rate limit above this is not believed, in calls.
 const HIGHEST_LIMIT: u32 = 1_000_000;
 
-/// Resets outside of these are not believed, Unix seconds: Chatwork's beginnings and the year 2100.
-const RESETS: std::ops::Range<i64> = 1_276_473_600..4_102_444_800;
+/// Times outside of these are not believed, Unix seconds: Chatwork's beginnings and the year 2100.
+const BELIEVED: std::ops::Range<i64> = 1_276_473_600..4_102_444_800;
 
 /// What a Chatwork client needs to know.
 #[derive(Clone)]
@@ -78,6 +87,61 @@ pub struct Account {
     /// Its own "my chat" room.
     pub room_id: RoomId,
     /// Its display name.
+    pub name: String,
+}
+
+/// A room that the account is in.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Room {
+    /// Its id.
+    pub room_id: RoomId,
+    /// Its name; a direct chat has that of the other person.
+    pub name: String,
+    /// What kind of room.
+    #[serde(rename = "type")]
+    pub kind: RoomKind,
+    /// What the account may do there.
+    pub role: Role,
+}
+
+/// What kind of room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RoomKind {
+    /// The account's own "my chat".
+    My,
+    /// A chat with one other person.
+    Direct,
+    /// A group.
+    Group,
+    /// A kind that was not known when this was written.
+    #[serde(other)]
+    Other,
+}
+
+/// What an account may do in a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Everything.
+    Admin,
+    /// Read and write.
+    Member,
+    /// Read; a post is refused with 403.
+    Readonly,
+    /// A role that was not known when this was written.
+    #[serde(other)]
+    Other,
+}
+
+/// Somebody who wants to be the account's contact. Until that is accepted there is no direct chat.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct ContactRequest {
+    /// The request's id.
+    pub request_id: u64,
+    /// Who asks.
+    pub account_id: AccountId,
+    /// Their display name.
     pub name: String,
 }
 
@@ -214,6 +278,22 @@ impl Chatwork {
         Ok(Answered { value, limits })
     }
 
+    /// The rooms that the account is in: `GET /rooms`.
+    pub async fn rooms(&self) -> Result<Answered<Vec<Room>>, CallError> {
+        let request = self.reading.get(http::at(&self.base, "/rooms"));
+        let (mut response, limits) = self.call(request, "").await?;
+        let value = list(&mut response, ROOMS_BYTES).await?;
+        Ok(Answered { value, limits })
+    }
+
+    /// Who waits to be accepted as a contact, at most 100: `GET /incoming_requests`.
+    pub async fn incoming_requests(&self) -> Result<Answered<Vec<ContactRequest>>, CallError> {
+        let request = self.reading.get(http::at(&self.base, "/incoming_requests"));
+        let (mut response, limits) = self.call(request, "").await?;
+        let value = list(&mut response, REQUESTS_BYTES).await?;
+        Ok(Answered { value, limits })
+    }
+
     /// The newest messages of a room, whatever was read before: `GET /rooms/{room}/messages?force=1`.
     pub async fn newest(&self, room: RoomId) -> Result<Answered<Newest>, CallError> {
         let request = self
@@ -223,12 +303,7 @@ impl Chatwork {
         let (mut response, limits) = self.call(request, "").await?;
         let hidden = header(response.headers(), LIMITATION)
             .is_some_and(|value| value.eq_ignore_ascii_case("true"));
-        // "Nothing" is a 204 without a body, not an empty list.
-        let messages: Vec<RoomMessage> = if response.status() == StatusCode::NO_CONTENT {
-            Vec::new()
-        } else {
-            json(&mut response, NEWEST_BYTES).await?
-        };
+        let messages: Vec<RoomMessage> = list(&mut response, NEWEST_BYTES).await?;
         let whole_room = messages.len() < NEWEST && !hidden;
         let value = Newest {
             messages,
@@ -279,6 +354,10 @@ impl Chatwork {
         if status.is_success() {
             return Ok((response, limits));
         }
+        if status.is_informational() {
+            // Nobody asked for another protocol (101); it says nothing about the call.
+            return Err(CallError::InDoubt(format!("{status} is no answer")));
+        }
         let body = http::start_of_body(&mut response, ERROR_BYTES).await;
         let said = explanation(&body);
         let room_limit = is_room_limit(status, &said, limits);
@@ -306,6 +385,17 @@ fn not_answered(error: reqwest::Error) -> CallError {
     } else {
         CallError::InDoubt(http::told(error))
     }
+}
+
+/// The answer's body as a list; "nothing" is a 204 without a body, not an empty list.
+async fn list<T: DeserializeOwned>(
+    response: &mut Response,
+    cap: usize,
+) -> Result<Vec<T>, CallError> {
+    if response.status() == StatusCode::NO_CONTENT {
+        return Ok(Vec::new());
+    }
+    json(response, cap).await
 }
 
 /// The answer's body as JSON. What does not parse is told by place only: it is people's text.
@@ -355,10 +445,11 @@ fn limits(headers: &HeaderMap) -> Limits {
     Limits {
         limit: count("x-ratelimit-limit").filter(|n| *n > 0),
         remaining: count("x-ratelimit-remaining"),
-        reset: number("x-ratelimit-reset").filter(|seconds| RESETS.contains(seconds)),
+        reset: number("x-ratelimit-reset").filter(|seconds| BELIEVED.contains(seconds)),
         date: header(headers, "date")
             .and_then(|date| httpdate::parse_http_date(date).ok())
-            .and_then(|date| jiff::Timestamp::try_from(date).ok()),
+            .and_then(|date| jiff::Timestamp::try_from(date).ok())
+            .filter(|date| BELIEVED.contains(&date.as_second())),
     }
 }
 
@@ -406,6 +497,7 @@ mod tests {
             ("x-ratelimit-reset", "17"),
             ("x-ratelimit-reset", "1700000300000"),
             ("date", "today"),
+            ("date", "Fri, 31 Dec 9999 23:59:59 GMT"),
         ] {
             assert_eq!(
                 limits(&headers(&[(name, value)])),

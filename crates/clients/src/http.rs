@@ -183,16 +183,28 @@ pub(crate) async fn start_of_body(response: &mut Response, cap: usize) -> Vec<u8
     body
 }
 
-/// A failure with its causes, without the address.
+/// A failure by its causes, without the address.
 pub(crate) fn told(error: reqwest::Error) -> String {
     let error = error.without_url();
-    let mut text = error.to_string();
+    let mut causes = Vec::new();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text = format!("{text}: {error}");
+        causes.push(error.to_string());
         cause = error.source();
     }
-    brief(&text, &[])
+    brief(&in_short(error.to_string(), causes), &[])
+}
+
+/// Where an error has causes, what stands before them only says that there was a request.
+fn in_short(error: String, mut causes: Vec<String>) -> String {
+    if causes.len() > 1 {
+        causes.retain(|cause| !cause.starts_with("client error ("));
+    }
+    if causes.is_empty() {
+        error
+    } else {
+        causes.join(": ")
+    }
 }
 
 /// What a service said, fit for an error: one line, at most [`WORDS`] characters, nothing of
@@ -257,6 +269,23 @@ mod tests {
             "https://x/#y",
         ] {
             assert!(base(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_failure_is_told_by_what_caused_it() {
+        let table: [(&[&str], &str); 4] = [
+            (&[], "builder error"),
+            (&["operation timed out"], "operation timed out"),
+            (&["client error (Canceled)"], "client error (Canceled)"),
+            (
+                &["client error (Connect)", "tcp connect error", "refused"],
+                "tcp connect error: refused",
+            ),
+        ];
+        for (causes, told) in table {
+            let causes = causes.iter().map(|cause| (*cause).to_owned()).collect();
+            assert_eq!(in_short("builder error".to_owned(), causes), told);
         }
     }
 

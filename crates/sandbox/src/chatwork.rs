@@ -10,7 +10,8 @@ use chickwork_chatwork::id::{MessageId, RoomId};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::fault::{self, Call, Ended, Service};
+use crate::fault::happen::{self, Ended};
+use crate::fault::{Call, Service};
 use crate::ledger::{self, Called, Posted};
 use crate::state::{State, pass};
 use crate::town::Role;
@@ -97,16 +98,14 @@ async fn call(request: HttpRequest, body: web::Bytes, state: web::Data<State>) -
     pass(state.settings.chatwork_takes).await;
     let fault = state.faults().take(Service::Chatwork, kind, room_id);
     let serve = || serve(&request, endpoint.as_ref(), &body, &state);
-    let ended = fault::under(fault, &request, serve).await;
+    let ended = happen::under(fault, serve).await;
 
-    let (status, response) = match ended {
-        Ended::Served(response) => (Some(response.status().as_u16()), response),
-        Ended::Broken(response) => (
-            Some(response.status().as_u16()),
-            with_limits(response, &state),
-        ),
-        Ended::Cut => (None, HttpResponse::InternalServerError().finish()),
+    let answer = match ended {
+        Ended::Served(response) => Ok(response),
+        Ended::Broken(response) => Ok(with_limits(response, &state)),
+        Ended::Lost(loss) => Err(loss),
     };
+    let status = answer.as_ref().ok().map(|response| response.status());
     state.note(|ledger| {
         ledger.called(Called {
             n: 0,
@@ -115,10 +114,13 @@ async fn call(request: HttpRequest, body: web::Bytes, state: web::Data<State>) -
             path: request.path().to_owned(),
             call: kind,
             room_id,
-            status,
+            status: status.map(|status| status.as_u16()),
         });
     });
-    response
+    match answer {
+        Ok(response) => response,
+        Err(loss) => loss.befall(&request).await,
+    }
 }
 
 /// The answer of a Chatwork that is well.
@@ -155,7 +157,10 @@ fn effect(
     let found = match endpoint {
         Endpoint::Me => Some(town.me()),
         Endpoint::Contacts => Some(town.contacts()),
-        Endpoint::Requests => Some(json!([])),
+        Endpoint::Requests => match town.requests() {
+            requests if requests.is_empty() => return HttpResponse::NoContent().finish(),
+            requests => Some(Value::Array(requests)),
+        },
         Endpoint::Rooms => Some(town.rooms()),
         Endpoint::Room(room) => town.room(*room),
         Endpoint::Members(room) => town.members(*room),
@@ -198,7 +203,7 @@ fn post(
             let words = "You don't have permission to send/edit message.";
             return error(StatusCode::FORBIDDEN, words);
         }
-        Some(Role::Member) => {}
+        Some(Role::Member | Role::Admin) => {}
     }
     let Some(text) = form_body(request, form).filter(|text| !text.is_empty()) else {
         return error(StatusCode::BAD_REQUEST, "Parameter 'body' is required");

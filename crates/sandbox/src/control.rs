@@ -1,15 +1,18 @@
 //! The controls over HTTP, for people with curl and for scripts: write in a room, read the ledger,
-//! order and heal faults.
+//! order and heal faults, change what the bot may do.
 
 use std::collections::HashMap;
 use std::fmt::Display;
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use chickwork_chatwork::id::{AccountId, RoomId};
+use serde::Deserialize;
 use serde_json::json;
 
-use crate::fault::Fault;
+use crate::fault::{Fault, FaultId};
 use crate::sandbox::Say;
 use crate::state::State;
+use crate::town::Role;
 
 /// What somebody sees who opens the sandbox in a browser.
 const WELCOME: &str = "\
@@ -20,9 +23,22 @@ Chickwork's sandbox: stand-ins for Chatwork and SimSimi.
 POST   /say           {\"room_id\":200000002,\"account_id\":1000002,\"body\":\"[To:1000001] xin chào\"}
 GET    /ledger        what happened; ?since=N for what is newer than entry N
 DELETE /ledger        forget it
+POST   /rooms         {\"room_id\":200000002,\"role\":\"readonly\"}: what the bot may do there
+POST   /contact-requests  {\"account_id\":1000003}: no direct chat with them until
+DELETE /contact-requests  the bot's owner accepts them all
 POST   /faults        {\"service\":\"chatwork\",\"call\":\"post\",\"status\":500,\"next\":2}
-GET    /faults        what is still to go wrong
-DELETE /faults        heal
+GET    /faults        what is still to go wrong, and how often it did
+DELETE /faults        heal all; /faults/ID heals one
+
+A fault fits calls by `service` (simsimi, chatwork) and, where given, `call` (talk; me, contacts,
+requests, rooms, room, members, messages, message, post) and `room_id`. What it does:
+  status, body, headers   answer like this, without effect; `headers` alone: with effect
+  repeat                  the body N times, or \"always\": it never ends
+  delay_ms                answer late: after the effect, or with `before`:true before it
+  drop                    close the connection \"before\" or \"after\" the effect
+  hold                    never answer, \"before\" or \"after\" the effect
+  next                    to N calls (1), or \"always\": until healed
+  percent, seed           to this share of the calls; the same ones for the same seed
 ";
 
 pub(crate) fn routes(config: &mut web::ServiceConfig) {
@@ -30,6 +46,12 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
         .route("/", web::get().to(async || WELCOME))
         .route("/healthz", web::get().to(async || "ok"))
         .route("/say", web::post().to(say))
+        .route("/rooms", web::post().to(role))
+        .service(
+            web::resource("/contact-requests")
+                .route(web::post().to(request_contact))
+                .route(web::delete().to(accept_contacts)),
+        )
         .service(
             web::resource("/ledger")
                 .route(web::get().to(ledger))
@@ -40,7 +62,8 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
                 .route(web::get().to(faults))
                 .route(web::post().to(break_down))
                 .route(web::delete().to(heal)),
-        );
+        )
+        .route("/faults/{id}", web::delete().to(heal_one));
 }
 
 fn wrong(error: impl Display) -> HttpResponse {
@@ -54,6 +77,46 @@ async fn say(body: web::Bytes, state: web::Data<State>) -> HttpResponse {
         Ok(say) => HttpResponse::Ok().json(state.say(say).await),
         Err(error) => wrong(error),
     }
+}
+
+/// What the bot may do in a room from now on.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RoleIn {
+    room_id: RoomId,
+    role: Role,
+}
+
+async fn role(body: web::Bytes, state: web::Data<State>) -> HttpResponse {
+    match serde_json::from_slice::<RoleIn>(&body) {
+        Ok(RoleIn { room_id, role }) => {
+            state.town().set_role(room_id, role);
+            HttpResponse::NoContent().finish()
+        }
+        Err(error) => wrong(error),
+    }
+}
+
+/// Somebody wants to be the bot's contact.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ContactOf {
+    account_id: AccountId,
+}
+
+async fn request_contact(body: web::Bytes, state: web::Data<State>) -> HttpResponse {
+    match serde_json::from_slice::<ContactOf>(&body) {
+        Ok(ContactOf { account_id }) => {
+            let request_id = state.town().request_contact(account_id);
+            HttpResponse::Ok().json(json!({ "request_id": request_id }))
+        }
+        Err(error) => wrong(error),
+    }
+}
+
+async fn accept_contacts(state: web::Data<State>) -> HttpResponse {
+    state.town().accept_contacts();
+    HttpResponse::NoContent().finish()
 }
 
 async fn ledger(request: HttpRequest, state: web::Data<State>) -> HttpResponse {
@@ -77,7 +140,7 @@ async fn clear_ledger(state: web::Data<State>) -> HttpResponse {
 }
 
 async fn faults(state: web::Data<State>) -> HttpResponse {
-    let faults = state.faults().clone();
+    let faults = state.faults().list();
     HttpResponse::Ok().json(faults)
 }
 
@@ -87,8 +150,20 @@ async fn break_down(body: web::Bytes, state: web::Data<State>) -> HttpResponse {
         Err(error) => return wrong(error),
     };
     match state.faults().accept(fault) {
-        Ok(()) => HttpResponse::NoContent().finish(),
+        Ok(waiting) => HttpResponse::Ok().json(waiting),
         Err(error) => wrong(error),
+    }
+}
+
+async fn heal_one(id: web::Path<String>, state: web::Data<State>) -> HttpResponse {
+    let healed = match id.parse() {
+        Ok(id) => state.faults().remove(FaultId(id)),
+        Err(_) => false,
+    };
+    if healed {
+        HttpResponse::NoContent().finish()
+    } else {
+        HttpResponse::NotFound().json(json!({ "error": "no fault of this id is waiting" }))
     }
 }
 

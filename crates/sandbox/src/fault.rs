@@ -1,22 +1,35 @@
-//! Misbehaviour on command: a fault waits for the next calls that it fits and happens to them.
+//! Misbehaviour on command: a fault waits for the calls that it fits and happens to them, once, so
+//! many times, to a share of them, or until it is healed.
+//!
+//! Here is what can be ordered, and what is refused because it can never be; `waiting` keeps the
+//! faults, `happen` lets them happen.
 
-use std::collections::{BTreeMap, VecDeque};
+pub(crate) mod happen;
+pub(crate) mod waiting;
+
+use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
-use actix_web::http::StatusCode;
-use actix_web::http::header::TryIntoHeaderPair as _;
-use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use chickwork_chatwork::id::RoomId;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde::de::{self, Deserializer, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
 
-use crate::connection;
+pub use self::waiting::{FaultId, Waiting};
 
 /// Faults that wait at a time; more are not taken.
-const WAITING: usize = 10_000;
+const MOST_WAITING: usize = 10_000;
 
 /// The longest delay that a fault may ask for, in milliseconds.
 const LONGEST_DELAY: u64 = 10 * 60 * 1000;
+
+/// The longest body that has an end, in bytes.
+const LONGEST_BODY: usize = 1024 * 1024 * 1024;
+
+/// The word for what has no end.
+const ALWAYS: &str = "always";
 
 /// Which service misbehaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +67,22 @@ pub enum Call {
     Post,
 }
 
+impl Call {
+    fn service(self) -> Service {
+        match self {
+            Self::Talk => Service::Simsimi,
+            _ => Service::Chatwork,
+        }
+    }
+
+    fn is_in_a_room(self) -> bool {
+        match self {
+            Self::Talk | Self::Me | Self::Contacts | Self::Requests | Self::Rooms => false,
+            Self::Room | Self::Members | Self::Messages | Self::Message | Self::Post => true,
+        }
+    }
+}
+
 /// On which side of the call's effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -64,61 +93,181 @@ pub enum When {
     After,
 }
 
-/// A fault. With nothing but a service it changes nothing for one call.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// How many times; in JSON a number, or `"always"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Times {
+    /// So many.
+    Exactly(u32),
+    /// Without end.
+    Always,
+}
+
+impl Times {
+    fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Self>, D::Error> {
+        // Through `Option` a `null` would be taken for "nothing said", which means something else.
+        Self::deserialize(deserializer).map(Some)
+    }
+}
+
+impl Serialize for Times {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Exactly(times) => serializer.serialize_u32(*times),
+            Self::Always => serializer.serialize_str(ALWAYS),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Times {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+
+        impl Visitor<'_> for Read {
+            type Value = Times;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a number up to {}, or {ALWAYS:?}", u32::MAX)
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Times, E> {
+                u32::try_from(number)
+                    .map(Times::Exactly)
+                    .map_err(|_| E::invalid_value(de::Unexpected::Unsigned(number), &self))
+            }
+
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<Times, E> {
+                if word == ALWAYS {
+                    Ok(Times::Always)
+                } else {
+                    Err(E::invalid_value(de::Unexpected::Str(word), &self))
+                }
+            }
+        }
+
+        deserializer.deserialize_any(Read)
+    }
+}
+
+/// A fault. It needs at least one thing that goes wrong: `status`, `body`, `headers`, `delay_ms`,
+/// `drop` or `hold`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
     /// Which service.
     pub service: Service,
     /// Only this call; absent: any.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub call: Option<Call>,
     /// Only in this room; absent: anywhere.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub room_id: Option<RoomId>,
     /// Answer with this HTTP status; the call takes no effect.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
     /// With this body: text as it is, anything else as JSON. Absent: the service's usual form of an
     /// error. Without a status: with 200, and the call takes no effect.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<Value>,
-    /// And with these headers.
-    #[serde(default)]
+    /// The body so many times over, for one of megabytes; always: for one that never ends.
+    #[serde(
+        default,
+        deserialize_with = "Times::given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub repeat: Option<Times>,
+    /// And with these headers; alone they are added to the service's own answer.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, Value>,
     /// Let the caller wait so many milliseconds: after the effect, or before it if `before`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
     /// The delay comes first, then the effect.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_false")]
     pub before: bool,
     /// Close the connection without an answer, before or after the call took effect. After the
     /// delay, if there is one as well.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drop: Option<When>,
-    /// How many calls it happens to.
-    #[serde(default = "once")]
-    pub next: u32,
+    /// Never answer, with the connection open, before or after the call took effect. Nobody waits
+    /// longer than ten minutes: then it is closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<When>,
+    /// Happen to this share of the calls that fit, 1 to 100; absent: to every one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<u32>,
+    /// Which calls those are: the same seed picks the same ones again, by their order. Absent: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// How many calls it happens to; always: until it is healed. Absent: one, or always with
+    /// `percent`.
+    #[serde(
+        default,
+        deserialize_with = "Times::given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub next: Option<Times>,
 }
 
-fn once() -> u32 {
-    1
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// The fault asks for something that cannot be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotAFault {
+    /// It orders nothing.
+    #[error(
+        "nothing goes wrong: give a `status`, a `body`, `headers`, a `delay_ms`, `drop` or `hold`"
+    )]
+    Nothing,
     /// Not a status of a final answer.
     #[error("`status` is from 200 to 999")]
     Status,
+    /// HTTP has no such answer.
+    #[error("an answer with the status 204 or 304 has no body")]
+    NoBody,
     /// Longer than anybody waits.
     #[error("`delay_ms` is at most {LONGEST_DELAY}")]
     Delay,
+    /// There is no delay that could come first.
+    #[error("`before` says where the delay comes, so it needs a `delay_ms`")]
+    NoDelay,
     /// Not a header.
     #[error("`headers` are names with texts or numbers")]
     Header,
+    /// The server takes care of these itself.
+    #[error("content-length, transfer-encoding and connection follow from the body")]
+    Framing,
+    /// The call would have an answer and none.
+    #[error(
+        "with `drop` or `hold` there is no answer, and so no `status`, `body`, `repeat` or `headers`"
+    )]
+    Answer,
+    /// The connection would be closed and open.
+    #[error("`drop` closes the connection, `hold` keeps it open: choose one")]
+    DropAndHold,
+    /// A call that the service does not have.
+    #[error("this `call` is one of the other service")]
+    Call,
+    /// A room where there is none.
+    #[error("calls of SimSimi, and `me`, `contacts`, `requests` and `rooms`, have no `room_id`")]
+    Room,
+    /// Never, or more often than that.
+    #[error("`percent` is from 1 to 100")]
+    Percent,
+    /// Nothing is left to chance.
+    #[error("`seed` picks calls for `percent`, so it needs one")]
+    Seed,
+    /// It would never happen.
+    #[error("`next` is at least 1, or {ALWAYS:?}")]
+    Next,
+    /// No body at all, or none to repeat, or too much of it.
+    #[error(
+        "`repeat` needs a `body` that is not empty, and is {ALWAYS:?} or 1 to as often as makes a gigabyte"
+    )]
+    Repeat,
     /// There are too many already.
-    #[error("{WAITING} faults are waiting already")]
+    #[error("{MOST_WAITING} faults are waiting already; heal some")]
     TooMany,
 }
 
@@ -139,6 +288,14 @@ impl Fault {
         }
     }
 
+    /// A fault of a service that never answers, once.
+    pub fn hold(service: Service, when: When) -> Self {
+        Self {
+            hold: Some(when),
+            ..Self::nothing(service)
+        }
+    }
+
     /// A fault of a service that answers late, once.
     pub fn delay(service: Service, delay: Duration) -> Self {
         Self {
@@ -147,7 +304,7 @@ impl Fault {
         }
     }
 
-    /// A fault that changes nothing yet, to be filled in.
+    /// A fault with nothing that goes wrong yet, to be filled in.
     pub fn nothing(service: Service) -> Self {
         Self {
             service,
@@ -155,11 +312,15 @@ impl Fault {
             room_id: None,
             status: None,
             body: None,
+            repeat: None,
             headers: BTreeMap::new(),
             delay_ms: None,
             before: false,
             drop: None,
-            next: once(),
+            hold: None,
+            percent: None,
+            seed: None,
+            next: None,
         }
     }
 
@@ -181,7 +342,35 @@ impl Fault {
 
     /// To so many calls.
     pub fn times(self, next: u32) -> Self {
-        Self { next, ..self }
+        Self {
+            next: Some(Times::Exactly(next)),
+            ..self
+        }
+    }
+
+    /// To all calls, until it is healed.
+    pub fn always(self) -> Self {
+        Self {
+            next: Some(Times::Always),
+            ..self
+        }
+    }
+
+    /// To this share of the calls, until it is healed; the same ones for the same seed.
+    pub fn percent(self, percent: u32, seed: u64) -> Self {
+        Self {
+            percent: Some(percent),
+            seed: Some(seed),
+            ..self
+        }
+    }
+
+    /// With this status.
+    pub fn with_status(self, status: u16) -> Self {
+        Self {
+            status: Some(status),
+            ..self
+        }
     }
 
     /// With this body.
@@ -199,222 +388,204 @@ impl Fault {
     }
 
     /// Whether it can be done as it says.
-    pub(crate) fn check(&self) -> Result<(), NotAFault> {
-        if self
-            .status
-            .is_some_and(|status| !(200..=999).contains(&status))
-        {
-            return Err(NotAFault::Status);
-        }
+    pub fn check(&self) -> Result<(), NotAFault> {
+        self.check_answer()?;
+        self.check_calls()?;
         if self.delay_ms.is_some_and(|delay| delay > LONGEST_DELAY) {
             return Err(NotAFault::Delay);
         }
+        if self.before && self.delay_ms.is_none() {
+            return Err(NotAFault::NoDelay);
+        }
+        Ok(())
+    }
+
+    /// Whether there can be such an answer.
+    fn check_answer(&self) -> Result<(), NotAFault> {
+        let answers = self.status.is_some() || self.body.is_some() || !self.headers.is_empty();
+        match (answers || self.repeat.is_some(), self.drop, self.hold) {
+            (_, Some(_), Some(_)) => return Err(NotAFault::DropAndHold),
+            (true, None, None) => {}
+            (true, _, _) => return Err(NotAFault::Answer),
+            (false, None, None) if self.delay_ms.is_none() => return Err(NotAFault::Nothing),
+            (false, _, _) => {}
+        }
+        match self.status {
+            Some(204 | 304) if self.body.is_some() => return Err(NotAFault::NoBody),
+            Some(status) if !(200..=999).contains(&status) => return Err(NotAFault::Status),
+            _ => {}
+        }
         for (name, value) in &self.headers {
-            let pair = (name.as_str(), text(value));
-            if actix_web::http::header::TryIntoHeaderPair::try_into_pair((pair.0, pair.1.as_str()))
-                .is_err()
-                || !(value.is_string() || value.is_number())
-            {
-                return Err(NotAFault::Header);
+            let (name, _) = header(name, value).ok_or(NotAFault::Header)?;
+            let framing = [
+                header::CONTENT_LENGTH,
+                header::TRANSFER_ENCODING,
+                header::CONNECTION,
+            ];
+            if framing.contains(&name) {
+                return Err(NotAFault::Framing);
+            }
+        }
+        if let Some(repeat) = self.repeat {
+            let length = self.body.as_ref().map_or(0, |body| text(body).len());
+            let whole = match repeat {
+                Times::Exactly(times) => length.saturating_mul(times as usize),
+                Times::Always => length,
+            };
+            if !(1..=LONGEST_BODY).contains(&whole) {
+                return Err(NotAFault::Repeat);
             }
         }
         Ok(())
     }
 
-    fn fits(&self, service: Service, call: Option<Call>, room: Option<RoomId>) -> bool {
-        self.service == service
-            && (self.call.is_none() || self.call == call)
-            && (self.room_id.is_none() || self.room_id == room)
-    }
-
-    fn answer(&self) -> Option<HttpResponse> {
-        if self.status.is_none() && self.body.is_none() {
-            return None;
+    /// Whether there can be such calls.
+    fn check_calls(&self) -> Result<(), NotAFault> {
+        if self.call.is_some_and(|call| call.service() != self.service) {
+            return Err(NotAFault::Call);
         }
-        let status = StatusCode::from_u16(self.status.unwrap_or(200)).ok()?;
-        let mut response = HttpResponseBuilder::new(status);
-        for (name, value) in &self.headers {
-            response.insert_header((name.as_str(), text(value)));
+        let roomless =
+            self.service == Service::Simsimi || self.call.is_some_and(|call| !call.is_in_a_room());
+        if self.room_id.is_some() && roomless {
+            return Err(NotAFault::Room);
         }
-        if self.plays_account_limit() {
-            response.insert_header(("x-ratelimit-remaining", "0"));
+        if self
+            .percent
+            .is_some_and(|percent| !(1..=100).contains(&percent))
+        {
+            return Err(NotAFault::Percent);
         }
-        Some(match &self.body {
-            Some(Value::String(body)) => response.body(body.clone()),
-            Some(body) => response.json(body),
-            None => response.json(self.usual_error(status)),
-        })
-    }
-
-    /// A 429 of Chatwork without words of its own is about the account, which then has nothing left;
-    /// the limit of a room says so in words.
-    fn plays_account_limit(&self) -> bool {
-        self.service == Service::Chatwork
-            && self.status == Some(429)
-            && self.body.is_none()
-            && !self.headers.contains_key("x-ratelimit-remaining")
-    }
-
-    /// How an error of the service looks; SimSimi's is that of the gateway in front of it.
-    fn usual_error(&self, status: StatusCode) -> Value {
-        let words = status.canonical_reason().unwrap_or("Failed");
-        match self.service {
-            Service::Simsimi => json!({ "message": words }),
-            Service::Chatwork => json!({ "errors": [words] }),
+        if self.seed.is_some() && self.percent.is_none() {
+            return Err(NotAFault::Seed);
         }
+        if self.next == Some(Times::Exactly(0)) {
+            return Err(NotAFault::Next);
+        }
+        Ok(())
     }
 }
 
+/// A header as it is sent, if it can be one.
+fn header(name: &str, value: &Value) -> Option<(HeaderName, HeaderValue)> {
+    if !(value.is_string() || value.is_number()) {
+        return None;
+    }
+    let name = HeaderName::try_from(name).ok()?;
+    let value = HeaderValue::try_from(text(value)).ok()?;
+    Some((name, value))
+}
+
+/// A text as it is, anything else as JSON.
 fn text(value: &Value) -> String {
     value
         .as_str()
         .map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Faults that wait for their calls, in the order in which they happen.
-#[derive(Debug, Default, Clone, Serialize)]
-#[serde(transparent)]
-pub(crate) struct Faults(VecDeque<Fault>);
-
-impl Faults {
-    pub(crate) fn push(&mut self, fault: Fault) {
-        self.0.push_back(fault);
-    }
-
-    /// Takes a fault from outside, or says why not.
-    pub(crate) fn accept(&mut self, fault: Fault) -> Result<(), NotAFault> {
-        fault.check()?;
-        if self.0.len() >= WAITING {
-            return Err(NotAFault::TooMany);
-        }
-        self.push(fault);
-        Ok(())
-    }
-
-    pub(crate) fn clear(&mut self) {
-        self.0.clear();
-    }
-
-    /// The first fault that fits a call; it has one call less to happen to.
-    pub(crate) fn take(
-        &mut self,
-        service: Service,
-        call: Option<Call>,
-        room: Option<RoomId>,
-    ) -> Option<Fault> {
-        self.0.retain(|fault| fault.next > 0);
-        let place = self
-            .0
-            .iter()
-            .position(|fault| fault.fits(service, call, room))?;
-        let waiting = &mut self.0[place];
-        waiting.next -= 1;
-        let fault = waiting.clone();
-        if fault.next == 0 {
-            self.0.remove(place);
-        }
-        Some(fault)
-    }
-}
-
-/// How a call ended under a fault, if there was one.
-pub(crate) enum Ended {
-    /// With the service's own answer.
-    Served(HttpResponse),
-    /// With the answer that the fault asked for.
-    Broken(HttpResponse),
-    /// Without an answer.
-    Cut,
-}
-
-/// Lets a call happen as the fault wants it. `serve` is the service's own answer, and its effect.
-pub(crate) async fn under(
-    fault: Option<Fault>,
-    request: &HttpRequest,
-    serve: impl FnOnce() -> HttpResponse,
-) -> Ended {
-    let Some(fault) = fault else {
-        return Ended::Served(serve());
-    };
-    let delay = async || {
-        if let Some(delay) = fault.delay_ms {
-            tokio::time::sleep(Duration::from_millis(delay)).await;
-        }
-    };
-    if fault.before || fault.drop == Some(When::Before) {
-        delay().await;
-        if fault.drop == Some(When::Before) {
-            connection::cut(request);
-            return Ended::Cut;
-        }
-    }
-    let ended = match fault.answer() {
-        Some(answer) if fault.drop.is_none() => Ended::Broken(answer),
-        _ => Ended::Served(with_headers(serve(), &fault)),
-    };
-    if !fault.before {
-        delay().await;
-    }
-    if fault.drop == Some(When::After) {
-        connection::cut(request);
-        return Ended::Cut;
-    }
-    ended
-}
-
-/// Headers alone are added to the service's own answer.
-fn with_headers(mut response: HttpResponse, fault: &Fault) -> HttpResponse {
-    for (name, value) in &fault.headers {
-        if let Ok((name, value)) = (name.as_str(), text(value).as_str()).try_into_pair() {
-            response.headers_mut().insert(name, value);
-        }
-    }
-    response
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
-    #[test]
-    fn a_fault_waits_for_the_calls_that_it_fits() {
-        let mut faults = Faults::default();
-        let room = RoomId(7);
-        faults.push(
-            Fault::status(Service::Chatwork, 500)
-                .on(Call::Post)
-                .in_room(room)
-                .times(2),
-        );
-        let mut take = |service, call, room| faults.take(service, Some(call), room).is_some();
-        assert!(!take(Service::Simsimi, Call::Talk, None));
-        assert!(!take(Service::Chatwork, Call::Me, None));
-        assert!(!take(Service::Chatwork, Call::Post, Some(RoomId(8))));
-        assert!(take(Service::Chatwork, Call::Post, Some(room)));
-        assert!(take(Service::Chatwork, Call::Post, Some(room)));
-        assert!(!take(Service::Chatwork, Call::Post, Some(room)));
+    fn read(fault: Value) -> Result<Fault, String> {
+        let fault: Fault = serde_json::from_value(fault).map_err(|error| error.to_string())?;
+        match fault.check() {
+            Ok(()) => Ok(fault),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     #[test]
-    fn what_cannot_be_done_is_no_fault() {
-        let fault = |json| serde_json::from_value::<Fault>(json).map_err(|_| ());
-        let checked = |json| fault(json).map(|fault| fault.check());
-        assert_eq!(checked(json!({"service": "simsimi"})), Ok(Ok(())));
-        assert_eq!(
-            checked(json!({"service": "simsimi", "status": 100})),
-            Ok(Err(NotAFault::Status))
-        );
-        assert_eq!(
-            checked(json!({"service": "simsimi", "delay_ms": 6_000_000})),
-            Ok(Err(NotAFault::Delay))
-        );
-        assert_eq!(
-            checked(json!({"service": "simsimi", "headers": {"a b": "c"}})),
-            Ok(Err(NotAFault::Header))
-        );
-        assert_eq!(
-            checked(json!({"service": "simsimi", "stauts": 500})),
-            Err(())
-        );
+    fn what_can_be_done_is_a_fault_and_written_as_it_was_read() {
+        for fault in [
+            json!({"service": "simsimi", "status": 500}),
+            json!({"service": "simsimi", "call": "talk", "body": "x", "repeat": 1_048_576}),
+            json!({"service": "simsimi", "body": {"a": 1}, "repeat": "always"}),
+            json!({"service": "simsimi", "hold": "before", "next": "always"}),
+            json!({"service": "chatwork", "headers": {"x-ratelimit-reset": -1, "date": "today"}}),
+            json!({"service": "chatwork", "drop": "after", "percent": 30, "seed": 7}),
+            json!({"service": "chatwork", "call": "post", "room_id": 5, "delay_ms": 10, "before": true}),
+            json!({"service": "chatwork", "status": 204, "percent": 100, "next": 3}),
+        ] {
+            let read = read(fault.clone());
+            assert_eq!(read.map(|read| json!(read)), Ok(fault));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_with_a_sentence() {
+        for (rest, expected) in [
+            (json!({}), NotAFault::Nothing),
+            (json!({"next": 3}), NotAFault::Nothing),
+            (json!({"status": 100}), NotAFault::Status),
+            (json!({"status": 1000}), NotAFault::Status),
+            (json!({"status": 204, "body": "x"}), NotAFault::NoBody),
+            (json!({"delay_ms": 6_000_000}), NotAFault::Delay),
+            (json!({"status": 500, "before": true}), NotAFault::NoDelay),
+            (json!({"headers": {"a b": "c"}}), NotAFault::Header),
+            (json!({"headers": {"a": "b\nc"}}), NotAFault::Header),
+            (json!({"headers": {"a": ["b"]}}), NotAFault::Header),
+            (
+                json!({"headers": {"Content-Length": 5}}),
+                NotAFault::Framing,
+            ),
+            (json!({"drop": "after", "status": 500}), NotAFault::Answer),
+            (json!({"hold": "before", "body": "x"}), NotAFault::Answer),
+            (
+                json!({"drop": "before", "hold": "after"}),
+                NotAFault::DropAndHold,
+            ),
+            (json!({"call": "talk", "status": 500}), NotAFault::Call),
+            (
+                json!({"call": "me", "room_id": 5, "status": 500}),
+                NotAFault::Room,
+            ),
+            (
+                json!({"service": "simsimi", "room_id": 5, "status": 500}),
+                NotAFault::Room,
+            ),
+            (
+                json!({"service": "simsimi", "call": "post", "status": 500}),
+                NotAFault::Call,
+            ),
+            (json!({"status": 500, "percent": 0}), NotAFault::Percent),
+            (json!({"status": 500, "percent": 101}), NotAFault::Percent),
+            (json!({"status": 500, "seed": 1}), NotAFault::Seed),
+            (json!({"status": 500, "next": 0}), NotAFault::Next),
+            (json!({"repeat": 3}), NotAFault::Repeat),
+            (json!({"body": "x", "repeat": 0}), NotAFault::Repeat),
+            (json!({"body": "", "repeat": "always"}), NotAFault::Repeat),
+            (
+                json!({"body": "12345678", "repeat": 4_000_000_000_u32}),
+                NotAFault::Repeat,
+            ),
+        ] {
+            let mut fault = json!({"service": "chatwork"});
+            for (name, value) in rest.as_object().expect("an object") {
+                fault[name] = value.clone();
+            }
+            assert_eq!(read(fault), Err(expected.to_string()), "{rest}");
+        }
+        for (rest, part) in [
+            (json!({"stauts": 500}), "unknown field `stauts`"),
+            (json!({"status": "500"}), "invalid type"),
+            (
+                json!({"next": null}),
+                "a number up to 4294967295, or \"always\"",
+            ),
+            (
+                json!({"next": "ever"}),
+                "a number up to 4294967295, or \"always\"",
+            ),
+            (json!({"drop": "during"}), "`before` or `after`"),
+        ] {
+            let mut fault = json!({"service": "chatwork"});
+            for (name, value) in rest.as_object().expect("an object") {
+                fault[name] = value.clone();
+            }
+            let error = read(fault).expect_err("no fault");
+            assert!(error.contains(part), "{error}");
+        }
     }
 }

@@ -54,7 +54,7 @@ pub struct Asked {
     /// In which language.
     pub lang: Option<String>,
     /// The status that was answered: SimSimi's own if it got that far, else that of HTTP. `None`:
-    /// the connection was cut.
+    /// no answer.
     pub status: Option<u16>,
     /// What was answered, if anything was said.
     pub atext: Option<String>,
@@ -75,7 +75,7 @@ pub struct Called {
     pub call: Option<Call>,
     /// The room, if the call has one.
     pub room_id: Option<RoomId>,
-    /// The status that was answered. `None`: the connection was cut.
+    /// The status that was answered. `None`: no answer.
     pub status: Option<u16>,
 }
 

@@ -12,10 +12,10 @@ use chickwork_chatwork::signature::Token;
 use serde::Deserialize;
 use tokio::sync::broadcast;
 
-use crate::fault::Fault;
+use crate::fault::{Fault, FaultId, Waiting};
 use crate::ledger::{Ledger, Posted, Said};
 use crate::state::State;
-use crate::town;
+use crate::town::{self, Role};
 use crate::webhook::{Courier, Kind};
 use crate::{chatwork, connection, control, simsimi};
 
@@ -212,12 +212,40 @@ impl Sandbox {
         self.state.say(say).await
     }
 
-    /// Breaks something for the next calls that it fits.
-    pub fn break_down(&self, fault: Fault) {
-        self.state.faults().push(fault);
+    /// From now on the bot may do this in a room; one that does not exist yet is opened.
+    pub fn set_role(&self, room: RoomId, role: Role) {
+        self.state.town().set_role(room, role);
     }
 
-    /// Forgets all faults that did not happen yet.
+    /// Somebody asks to be the bot's contact; until that is accepted there is no direct chat with
+    /// them. The number of the request.
+    pub fn request_contact(&self, account: AccountId) -> u64 {
+        self.state.town().request_contact(account)
+    }
+
+    /// The bot's owner accepts all contact requests.
+    pub fn accept_contacts(&self) {
+        self.state.town().accept_contacts();
+    }
+
+    /// Breaks something for the calls that the fault fits.
+    ///
+    /// # Panics
+    ///
+    /// If the fault can never happen or contradicts itself: that is a mistake in the program.
+    pub fn break_down(&self, fault: Fault) -> FaultId {
+        match self.state.faults().accept(fault) {
+            Ok(waiting) => waiting.id,
+            Err(error) => panic!("this is not a fault: {error}"),
+        }
+    }
+
+    /// What is still to go wrong, and how often it did.
+    pub fn faults(&self) -> Vec<Waiting> {
+        self.state.faults().list()
+    }
+
+    /// Forgets all faults.
     pub fn heal(&self) {
         self.state.faults().clear();
     }

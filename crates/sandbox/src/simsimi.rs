@@ -7,7 +7,8 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::fault::{self, Call, Ended, Service};
+use crate::fault::happen::{self, Ended};
+use crate::fault::{Call, Service};
 use crate::ledger::Asked;
 use crate::state::{State, pass};
 
@@ -37,12 +38,12 @@ async fn talk(request: HttpRequest, body: web::Bytes, state: web::Data<State>) -
     let fault = state
         .faults()
         .take(Service::Simsimi, Some(Call::Talk), None);
-    let ended = fault::under(fault, &request, || spoken.response(&asked)).await;
+    let ended = happen::under(fault, || spoken.response(&asked)).await;
 
-    let (status, atext, response) = match ended {
-        Ended::Served(response) => (Some(spoken.status), spoken.atext, response),
-        Ended::Broken(response) => (Some(response.status().as_u16()), None, response),
-        Ended::Cut => (None, None, HttpResponse::InternalServerError().finish()),
+    let (status, atext, answer) = match ended {
+        Ended::Served(response) => (Some(spoken.status), spoken.atext, Ok(response)),
+        Ended::Broken(response) => (Some(response.status().as_u16()), None, Ok(response)),
+        Ended::Lost(loss) => (None, None, Err(loss)),
     };
     let length = utext.as_deref().map_or(0, |text| text.chars().count());
     state.note(|ledger| {
@@ -56,7 +57,10 @@ async fn talk(request: HttpRequest, body: web::Bytes, state: web::Data<State>) -
             atext,
         });
     });
-    response
+    match answer {
+        Ok(response) => response,
+        Err(loss) => loss.befall(&request).await,
+    }
 }
 
 /// What SimSimi says. Its own status is in the body; that of HTTP is always 200.

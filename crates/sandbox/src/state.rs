@@ -10,11 +10,11 @@ use chickwork_chatwork::id::RoomId;
 use jiff::Timestamp;
 use tokio::sync::{broadcast, watch};
 
-use crate::fault::Faults;
+use crate::fault::waiting::Faults;
 use crate::ledger::{Ledger, Posted, Said};
 use crate::sandbox::{Say, Settings};
 use crate::town::{NewMessage, Town};
-use crate::webhook::{Courier, Hook, Kind};
+use crate::webhook::{Courier, Hook, Kind, Sent};
 use crate::window::Window;
 
 /// Posts that a slow listener may be behind before it misses some.
@@ -139,11 +139,19 @@ impl State {
             send_time: message.send_time,
             update_time: message.update_time,
         };
+        let unheard = self.town().waits_for_contact(say.room_id);
         let url = self.webhook_url().clone();
-        let sent = self
-            .courier
-            .deliver(&url, &self.settings.webhook_token, hook.json())
-            .await;
+        let sent = if unheard {
+            Sent {
+                status: None,
+                millis: 0,
+                error: Some("the contact request was not accepted yet".to_owned()),
+            }
+        } else {
+            self.courier
+                .deliver(&url, &self.settings.webhook_token, hook.json())
+                .await
+        };
         self.note(|ledger| {
             ledger.said(Said {
                 n: 0,

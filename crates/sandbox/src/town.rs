@@ -1,12 +1,14 @@
 //! The people, the rooms and what was said there: Chatwork's data, small and in memory.
 //!
 //! Only the newest messages of a room are kept. Rooms that somebody writes in exist from then on, so
-//! that a load test may use as many as it likes; all others are 404 for the bot.
+//! that a load test may use as many as it likes; all others are 404 for the bot. So is the direct
+//! chat with somebody whose contact request waits.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use chickwork_chatwork::id::{AccountId, MessageId, RoomId};
 use jiff::Timestamp;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// The bot.
@@ -43,12 +45,18 @@ const IDS_START: i64 = 1_276_473_600_000;
 /// Bits of a message id below its time.
 const IDS_SHIFT: u32 = 22;
 
+/// Where the ids of rooms start that were not there from the beginning.
+const NEW_ROOMS: u64 = 200_000_101;
+
 /// Everybody and everything.
 #[derive(Debug)]
 pub(crate) struct Town {
     bot: AccountId,
     people: BTreeMap<AccountId, String>,
     rooms: BTreeMap<RoomId, Room>,
+    /// Who asks to be the bot's contact, and the number of the request.
+    requests: BTreeMap<AccountId, u64>,
+    last_request: u64,
     last_id: u64,
 }
 
@@ -71,8 +79,11 @@ impl RoomKind {
 }
 
 /// What the bot may do in a room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Everything.
+    Admin,
     /// Read and write.
     Member,
     /// Read.
@@ -82,6 +93,7 @@ pub(crate) enum Role {
 impl Role {
     fn name(self) -> &'static str {
         match self {
+            Self::Admin => "admin",
             Self::Member => "member",
             Self::Readonly => "readonly",
         }
@@ -143,6 +155,11 @@ impl Room {
         }
     }
 
+    /// Whether it is the bot's direct chat with this person.
+    fn is_direct_with(&self, account: AccountId) -> bool {
+        self.kind == RoomKind::Direct && self.members.contains(&account)
+    }
+
     fn find(&mut self, message_id: &MessageId) -> Option<&mut Message> {
         self.messages
             .iter_mut()
@@ -193,21 +210,17 @@ impl Town {
             bot,
             people: people.map(|(id, name)| (id, name.to_owned())).into(),
             rooms: rooms.into(),
+            requests: BTreeMap::new(),
+            last_request: 0,
             last_id: 0,
         }
     }
 
     /// A person writes or edits. A message of which Chatwork tells a second time stays as it is.
     pub(crate) fn hear(&mut self, new: NewMessage, now: Timestamp) -> Message {
-        let bot = self.bot;
         let fresh_id = self.next_id(now);
-        self.people
-            .entry(new.account_id)
-            .or_insert_with(|| format!("Guest {}", new.account_id));
-        let room = self.rooms.entry(new.room_id).or_insert_with(|| {
-            let name = format!("Room {}", new.room_id);
-            Room::new(&name, RoomKind::Group, Role::Member, vec![bot])
-        });
+        self.meet(new.account_id);
+        let room = self.enter(new.room_id);
         if !room.members.contains(&new.account_id) {
             room.members.push(new.account_id);
         }
@@ -230,9 +243,77 @@ impl Town {
         message
     }
 
+    /// Makes sure that there is somebody with this id.
+    fn meet(&mut self, account: AccountId) {
+        self.people
+            .entry(account)
+            .or_insert_with(|| format!("Guest {account}"));
+    }
+
+    /// The room with this id; a new one is a group with the bot in it.
+    fn enter(&mut self, id: RoomId) -> &mut Room {
+        let bot = self.bot;
+        self.rooms.entry(id).or_insert_with(|| {
+            let name = format!("Room {id}");
+            Room::new(&name, RoomKind::Group, Role::Member, vec![bot])
+        })
+    }
+
     /// What the bot may do in a room; `None` if there is no such room for it.
     pub(crate) fn role(&self, room: RoomId) -> Option<Role> {
-        self.rooms.get(&room).map(|room| room.role)
+        self.seen(room).map(|room| room.role)
+    }
+
+    /// From now on the bot may do this in a room.
+    pub(crate) fn set_role(&mut self, room: RoomId, role: Role) {
+        self.enter(room).role = role;
+    }
+
+    /// Somebody asks to be the bot's contact. The number of the request.
+    pub(crate) fn request_contact(&mut self, account: AccountId) -> u64 {
+        self.meet(account);
+        let last = &mut self.last_request;
+        *self.requests.entry(account).or_insert_with(|| {
+            *last += 1;
+            *last
+        })
+    }
+
+    /// The bot accepts all contact requests: it has a direct chat with each of them.
+    pub(crate) fn accept_contacts(&mut self) {
+        for account in std::mem::take(&mut self.requests).into_keys() {
+            let has_one = self.rooms.values().any(|room| room.is_direct_with(account));
+            let name = self.people.get(&account).cloned().unwrap_or_default();
+            if !has_one && let Some(id) = self.free_room() {
+                let members = vec![self.bot, account];
+                let room = Room::new(&name, RoomKind::Direct, Role::Member, members);
+                self.rooms.insert(id, room);
+            }
+        }
+    }
+
+    fn free_room(&self) -> Option<RoomId> {
+        (NEW_ROOMS..)
+            .map(RoomId)
+            .find(|id| !self.rooms.contains_key(id))
+    }
+
+    /// A room as far as the bot may see it.
+    fn seen(&self, id: RoomId) -> Option<&Room> {
+        let room = self.rooms.get(&id)?;
+        (!self.is_closed(room)).then_some(room)
+    }
+
+    /// Whether it is the direct chat with somebody whose contact request waits.
+    fn is_closed(&self, room: &Room) -> bool {
+        self.requests
+            .keys()
+            .any(|account| room.is_direct_with(*account))
+    }
+
+    /// Whether nobody can speak here, as the contact request was not accepted yet.
+    pub(crate) fn waits_for_contact(&self, id: RoomId) -> bool {
+        self.rooms.get(&id).is_some_and(|room| self.is_closed(room))
     }
 
     /// The bot writes. `None` if there is no such room.
@@ -244,6 +325,7 @@ impl Town {
             send_time: now.as_second(),
             update_time: 0,
         };
+        self.seen(room)?;
         let room = self.rooms.get_mut(&room)?;
         room.write(message.clone());
         Some(message)
@@ -298,25 +380,40 @@ impl Town {
             contact["room_id"] = json!(id);
             (room.kind == RoomKind::Direct).then_some(contact)
         };
-        self.rooms.iter().filter_map(contact).collect()
+        self.visible().filter_map(contact).collect()
+    }
+
+    /// `GET /incoming_requests`: who waits to be the bot's contact.
+    pub(crate) fn requests(&self) -> Vec<Value> {
+        let request = |(account, id): (&AccountId, &u64)| {
+            let mut request = self.person(*account);
+            request["request_id"] = json!(id);
+            request["message"] = json!("");
+            request
+        };
+        self.requests.iter().map(request).collect()
+    }
+
+    fn visible(&self) -> impl Iterator<Item = (&RoomId, &Room)> {
+        self.rooms.iter().filter(|(_, room)| !self.is_closed(room))
     }
 
     /// `GET /rooms`.
     pub(crate) fn rooms(&self) -> Value {
-        let rooms = self.rooms.iter();
+        let rooms = self.visible();
         rooms.map(|(id, room)| described(*id, room)).collect()
     }
 
     /// `GET /rooms/{room}`.
     pub(crate) fn room(&self, id: RoomId) -> Option<Value> {
-        let mut room = described(id, self.rooms.get(&id)?);
+        let mut room = described(id, self.seen(id)?);
         room["description"] = json!("");
         Some(room)
     }
 
     /// `GET /rooms/{room}/members`.
     pub(crate) fn members(&self, id: RoomId) -> Option<Value> {
-        let room = self.rooms.get(&id)?;
+        let room = self.seen(id)?;
         let member = |account: &AccountId| {
             let mut member = self.person(*account);
             let role = if *account == self.bot {
@@ -332,12 +429,13 @@ impl Town {
 
     /// `GET /rooms/{room}/messages?force=1`: the newest, oldest first.
     pub(crate) fn newest(&self, id: RoomId) -> Option<Vec<Value>> {
-        let room = self.rooms.get(&id)?;
+        let room = self.seen(id)?;
         Some(self.last(room, NEWEST))
     }
 
     /// `GET /rooms/{room}/messages`: the newest of what was written since the last time.
     pub(crate) fn unread(&mut self, id: RoomId) -> Option<Vec<Value>> {
+        self.seen(id)?;
         let room = self.rooms.get_mut(&id)?;
         let unread = usize::try_from(room.written - room.read).unwrap_or(usize::MAX);
         room.read = room.written;
@@ -353,6 +451,7 @@ impl Town {
 
     /// `GET /rooms/{room}/messages/{message}`.
     pub(crate) fn message(&mut self, room: RoomId, message: &MessageId) -> Option<Value> {
+        self.seen(room)?;
         let message = self.rooms.get_mut(&room)?.find(message)?.clone();
         Some(self.written(&message))
     }

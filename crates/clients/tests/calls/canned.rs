@@ -1,6 +1,7 @@
 //! A server of raw bytes: every connection gets the one prepared answer, and what was asked is kept.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -14,9 +15,16 @@ pub(crate) enum Answer {
     Stall(Vec<u8>),
     /// These bytes, then more and more.
     Endless(Vec<u8>),
+    /// These bytes over and over.
+    Over(Vec<u8>),
+    /// These bytes, then a byte now and then.
+    Dribble(Vec<u8>),
     /// The connection is closed.
     Drop,
 }
+
+/// So long a dribble takes from byte to byte.
+const DRIBBLE: Duration = Duration::from_millis(100);
 
 /// The server.
 pub(crate) struct Canned {
@@ -91,6 +99,14 @@ async fn one(mut stream: TcpStream, answer: Answer, kept: Arc<Mutex<Vec<String>>
             let mut more = stream.write_all(&bytes).await;
             while more.is_ok() {
                 more = stream.write_all(&[b'x'; 4096]).await;
+            }
+        }
+        Answer::Over(bytes) => while stream.write_all(&bytes).await.is_ok() {},
+        Answer::Dribble(bytes) => {
+            let mut more = stream.write_all(&bytes).await;
+            while more.is_ok() {
+                tokio::time::sleep(DRIBBLE).await;
+                more = stream.write_all(b"1").await;
             }
         }
         Answer::Drop => {}

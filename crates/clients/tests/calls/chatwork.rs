@@ -3,7 +3,8 @@
 use chickwork_chatwork::id::{AccountId, MessageId, RoomId};
 use chickwork_clients::Patience;
 use chickwork_clients::chatwork::{
-    Account, Answered, CallError, Chatwork, Limits, Newest, RoomMessage, Settings,
+    Account, Answered, CallError, Chatwork, ContactRequest, Limits, Newest, Role, Room, RoomKind,
+    RoomMessage, Settings,
 };
 
 use crate::canned::{self, Canned, answer, endless};
@@ -12,7 +13,7 @@ use crate::{IMPATIENT, PATIENT, install_tls};
 const TOKEN: &str = "chatwork-token-of-the-test";
 const ROOM: RoomId = RoomId(42);
 
-fn chatwork(url: &str, patience: Patience) -> Chatwork {
+pub(crate) fn chatwork(url: &str, patience: Patience) -> Chatwork {
     install_tls();
     let settings = Settings {
         url: url.to_owned(),
@@ -21,7 +22,7 @@ fn chatwork(url: &str, patience: Patience) -> Chatwork {
     Chatwork::with_patience(settings, patience).expect("a client")
 }
 
-async fn posted(
+pub(crate) async fn posted(
     answer: canned::Answer,
     patience: Patience,
 ) -> Result<Option<MessageId>, CallError> {
@@ -272,6 +273,73 @@ async fn a_reading_that_cannot_be_used_is_nonsense_and_a_cut_one_is_not() {
     let cut = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n[".to_vec();
     let error = newest(canned::Answer::Bytes(cut)).await;
     assert!(matches!(error, Err(CallError::InDoubt(_))), "{error:?}");
+}
+
+#[tokio::test]
+async fn rooms_are_read_with_their_kind_and_role() {
+    let body = r#"[
+        {"room_id":1,"name":"Chick","type":"my","role":"admin","sticky":false,"unread_num":0},
+        {"room_id":2,"name":"An","type":"direct","role":"member"},
+        {"room_id":3,"name":"お知らせ","type":"group","role":"readonly"},
+        {"room_id":4,"name":"","type":"theatre","role":"audience"}
+    ]"#;
+    let server = Canned::serve(answer(200, &["x-ratelimit-remaining: 9"], body)).await;
+
+    let rooms = chatwork(server.url(), PATIENT)
+        .rooms()
+        .await
+        .expect("a list");
+
+    let room = |number, name: &str, kind, role| Room {
+        room_id: RoomId(number),
+        name: name.to_owned(),
+        kind,
+        role,
+    };
+    assert_eq!(
+        rooms.value,
+        [
+            room(1, "Chick", RoomKind::My, Role::Admin),
+            room(2, "An", RoomKind::Direct, Role::Member),
+            room(3, "お知らせ", RoomKind::Group, Role::Readonly),
+            room(4, "", RoomKind::Other, Role::Other),
+        ]
+    );
+    assert_eq!(rooms.limits.remaining, Some(9));
+    let request = server.request();
+    assert!(request.starts_with("GET /rooms HTTP/1.1\r\n"), "{request}");
+}
+
+#[tokio::test]
+async fn who_waits_to_be_a_contact_is_read() {
+    let body =
+        r#"[{"request_id":123,"account_id":363,"message":"Hi!","name":"Bob","chatwork_id":""}]"#;
+    let server = Canned::serve(answer(200, &[], body)).await;
+
+    let requests = chatwork(server.url(), PATIENT).incoming_requests().await;
+
+    let bob = ContactRequest {
+        request_id: 123,
+        account_id: AccountId(363),
+        name: "Bob".to_owned(),
+    };
+    assert_eq!(requests.map(|answered| answered.value), Ok(vec![bob]));
+    let request = server.request();
+    assert!(
+        request.starts_with("GET /incoming_requests HTTP/1.1\r\n"),
+        "{request}"
+    );
+}
+
+#[tokio::test]
+async fn no_rooms_and_no_requests_are_a_204_or_an_empty_list() {
+    for nothing in [answer(204, &[], ""), answer(200, &[], "[]")] {
+        let server = Canned::serve(nothing).await;
+        let chatwork = chatwork(server.url(), PATIENT);
+        assert_eq!(chatwork.rooms().await.map(|a| a.value), Ok(Vec::new()));
+        let requests = chatwork.incoming_requests().await;
+        assert_eq!(requests.map(|a| a.value), Ok(Vec::new()));
+    }
 }
 
 #[tokio::test]

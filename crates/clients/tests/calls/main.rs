@@ -2,6 +2,7 @@
 
 mod canned;
 mod chatwork;
+mod hostile;
 mod simsimi;
 
 use std::time::Duration;

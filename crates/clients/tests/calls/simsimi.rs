@@ -18,7 +18,7 @@ fn simsimi(url: &str, patience: Patience) -> SimSimi {
     SimSimi::with_patience(settings, patience).expect("a client")
 }
 
-async fn asked(answer: canned::Answer, patience: Patience) -> Result<Answer, AskError> {
+pub(crate) async fn asked(answer: canned::Answer, patience: Patience) -> Result<Answer, AskError> {
     let server = Canned::serve(answer).await;
     simsimi(server.url(), patience).ask("xin chào").await
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chickwork_chatwork::id::RoomId;
-use chickwork_sandbox::town::{AN, BOT, DIRECT, GROUP, MY_CHAT, READONLY};
+use chickwork_sandbox::town::{AN, BOT, DIRECT, GROUP, HANA, MY_CHAT, READONLY};
 use chickwork_sandbox::{Say, Settings};
 use serde_json::json;
 
@@ -48,10 +48,57 @@ async fn the_bot_learns_who_it_is_and_where_and_with_whom() {
     assert_eq!(members[1]["name"], "Nguyễn Văn An");
     let contacts = json(scene.get("/contacts").await).await;
     assert_eq!(contacts[0]["room_id"], json!(DIRECT));
-    assert_eq!(json(scene.get("/incoming_requests").await).await, json!([]));
+    assert_eq!(scene.get("/incoming_requests").await.status(), 204);
 
     assert_eq!(scene.get("/rooms/1").await.status(), 404);
     assert_eq!(scene.get("/nowhere").await.status(), 404);
+}
+
+#[tokio::test]
+async fn who_asks_to_be_a_contact_has_no_direct_chat_until_that_is_accepted() {
+    let scene = Scene::new().await;
+    let contacts = async || json(scene.get("/contacts").await).await;
+    let asking = |account| {
+        let request = scene.client.post(scene.url("/contact-requests"));
+        answered(request.json(&json!({ "account_id": account })))
+    };
+    let first = json(asking(AN).await).await;
+    assert_eq!(json(asking(AN).await).await, first, "asking twice is once");
+    asking(HANA).await;
+
+    let requests = json(scene.get("/incoming_requests").await).await;
+    assert_eq!(requests.as_array().map(Vec::len), Some(2));
+    assert_eq!(requests[0]["request_id"], first["request_id"]);
+    assert_eq!(requests[0]["account_id"], json!(AN));
+    assert_eq!(contacts().await, json!([]));
+    assert_eq!(scene.get(&format!("/rooms/{DIRECT}")).await.status(), 404);
+    assert_eq!(scene.post(DIRECT, "Hi").await.status(), 404);
+    let said = scene.sandbox.say(Say::new(DIRECT, AN, "Hi")).await;
+    assert_eq!(said.webhook_status, None);
+
+    let accepted = answered(scene.client.delete(scene.url("/contact-requests"))).await;
+    assert_eq!(accepted.status(), 204);
+    assert_eq!(scene.get("/incoming_requests").await.status(), 204);
+    assert_eq!(scene.post(DIRECT, "Hi").await.status(), 200);
+    assert_eq!(contacts().await[1]["account_id"], json!(HANA));
+}
+
+#[tokio::test]
+async fn the_bots_role_in_a_room_can_be_changed() {
+    let scene = Scene::new().await;
+    let change = |room: RoomId, role: &str| {
+        let request = scene.client.post(scene.url("/rooms"));
+        answered(request.json(&json!({ "room_id": room, "role": role })))
+    };
+    for (role, status) in [("readonly", 403), ("member", 200), ("admin", 200)] {
+        assert_eq!(change(GROUP, role).await.status(), 204);
+        let room = json(scene.get(&format!("/rooms/{GROUP}")).await).await;
+        assert_eq!(room["role"], role);
+        assert_eq!(scene.post(GROUP, "Hi").await.status(), status);
+    }
+    assert_eq!(change(GROUP, "audience").await.status(), 400);
+    assert_eq!(change(RoomId(7), "readonly").await.status(), 204);
+    assert_eq!(scene.post(RoomId(7), "Hi").await.status(), 403);
 }
 
 #[tokio::test]

@@ -13,7 +13,8 @@ use crate::{SOON, Scene, answered, json};
 async fn a_status_happens_so_often_and_without_effect() {
     let scene = Scene::new().await;
     let fault = json!({"service": "chatwork", "call": "post", "status": 500, "next": 2});
-    assert_eq!(scene.break_down(fault).await.status(), 204);
+    let ordered = json(scene.break_down(fault).await).await;
+    assert_eq!(ordered["id"], 1);
     assert_eq!(scene.get("/me").await.status(), 200);
     for _ in 0..2 {
         let response = scene.post(GROUP, "Hi").await;
@@ -141,6 +142,114 @@ async fn a_delay_takes_effect_first_unless_told_otherwise() {
 }
 
 #[tokio::test]
+async fn a_share_of_the_calls_fails_and_the_same_ones_in_the_next_run() {
+    let run = async || {
+        let scene = Scene::new().await;
+        let fault =
+            json!({"service": "chatwork", "call": "me", "status": 503, "percent": 40, "seed": 9});
+        assert_eq!(scene.break_down(fault).await.status(), 200);
+        let mut failed = Vec::new();
+        for call in 0..40 {
+            if scene.get("/me").await.status() == 503 {
+                failed.push(call);
+            }
+        }
+        let waiting = &scene.sandbox.faults()[0];
+        assert_eq!(waiting.happened, failed.len() as u64);
+        failed
+    };
+    let failed = run().await;
+    assert!((8..25).contains(&failed.len()), "{failed:?}");
+    assert_eq!(failed, run().await);
+}
+
+#[tokio::test]
+async fn what_is_held_open_is_never_answered_and_does_not_hold_up_the_end() {
+    let scene = Scene::new().await;
+    for (when, effects) in [("before", 0), ("after", 1)] {
+        let fault = json!({"service": "chatwork", "call": "post", "hold": when});
+        assert_eq!(scene.break_down(fault).await.status(), 200);
+        let posting = scene
+            .posting(GROUP, "Hi")
+            .timeout(Duration::from_millis(500));
+        let error = posting.send().await.expect_err("no answer");
+        assert!(error.is_timeout(), "{error:?}");
+        let ledger = scene.sandbox.ledger();
+        assert_eq!(ledger.calls[0].status, None);
+        assert_eq!(ledger.totals.posted, effects);
+        scene.sandbox.clear_ledger();
+    }
+    tokio::time::timeout(SOON, scene.sandbox.stop())
+        .await
+        .expect("stopped in time");
+}
+
+#[tokio::test]
+async fn an_answer_can_have_megabytes_or_no_end() {
+    let scene = Scene::new().await;
+    let fault = json!({"service": "chatwork", "body": "0123456789abcdef", "repeat": 655_360});
+    scene.break_down(fault).await;
+    let body = scene.get("/me").await.bytes().await.expect("a body");
+    assert_eq!(body.len(), 10 * 1024 * 1024);
+    assert!(body.starts_with(b"0123456789abcdef0") && body.ends_with(b"def"));
+
+    let fault = json!({"service": "chatwork", "status": 500, "body": "x", "repeat": "always"});
+    scene.break_down(fault).await;
+    let mut response = scene.get("/me").await;
+    assert_eq!(response.status(), 500);
+    assert_eq!(response.content_length(), None);
+    let mut read = 0;
+    while read < 20 * 1024 * 1024 {
+        let chunk = response.chunk().await.expect("more");
+        read += chunk.expect("no end").len();
+    }
+    drop(response);
+    assert_eq!(scene.get("/me").await.status(), 200);
+}
+
+#[tokio::test]
+async fn absurd_limits_are_told_with_an_answer_that_took_effect() {
+    let scene = Scene::new().await;
+    let headers = json!({"x-ratelimit-reset": "99999999999999999999", "x-ratelimit-remaining": -1});
+    scene
+        .break_down(json!({"service": "chatwork", "call": "post", "headers": headers}))
+        .await;
+    let response = scene.post(GROUP, "Hi").await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["x-ratelimit-remaining"], "-1");
+    assert_eq!(scene.sandbox.ledger().totals.posted, 1);
+}
+
+#[tokio::test]
+async fn what_goes_wrong_until_it_is_healed_is_listed_with_how_often_it_did() {
+    let scene = Scene::new().await;
+    for fault in [
+        json!({"service": "chatwork", "call": "me", "status": 500, "next": "always"}),
+        json!({"service": "simsimi", "drop": "before"}),
+    ] {
+        scene.break_down(fault).await;
+    }
+    for _ in 0..3 {
+        assert_eq!(scene.get("/me").await.status(), 500);
+    }
+    let list = async || json(answered(scene.client.get(scene.url("/faults"))).await).await;
+    let always = json!({"id": 1, "service": "chatwork", "call": "me", "status": 500, "next": "always", "happened": 3});
+    let once = json!({"id": 2, "service": "simsimi", "drop": "before", "next": 1, "happened": 0});
+    assert_eq!(list().await, json!([always, once]));
+
+    let heal = |id: &str| answered(scene.client.delete(scene.url(&format!("/faults/{id}"))));
+    assert_eq!(heal("1").await.status(), 204);
+    for id in ["1", "x"] {
+        let missing = heal(id).await;
+        assert_eq!(missing.status(), 404);
+        let words = "no fault of this id is waiting";
+        assert_eq!(json(missing).await, json!({ "error": words }));
+    }
+    assert_eq!(scene.get("/me").await.status(), 200);
+    assert_eq!(list().await, json!([once]));
+}
+
+#[tokio::test]
 async fn healing_forgets_what_was_still_to_go_wrong() {
     let scene = Scene::new().await;
     let fault = json!({"service": "chatwork", "status": 500, "next": 100});
@@ -150,11 +259,25 @@ async fn healing_forgets_what_was_still_to_go_wrong() {
     answered(scene.client.delete(scene.url("/faults"))).await;
     assert_eq!(scene.get("/me").await.status(), 200);
 
-    let wrong = scene
-        .break_down(json!({"service": "chatwork", "status": 99}))
-        .await;
-    assert_eq!(wrong.status(), 400);
-    assert_eq!(json(wrong).await["error"], "`status` is from 200 to 999");
+    for (wrong, sentence) in [
+        (
+            json!({"service": "chatwork", "status": 99}),
+            "`status` is from 200 to 999",
+        ),
+        (
+            json!({"service": "chatwork", "call": "talk", "status": 500}),
+            "this `call` is one of the other service",
+        ),
+        (
+            json!({"service": "simsimi", "status": 500, "percent": 0}),
+            "`percent` is from 1 to 100",
+        ),
+    ] {
+        let wrong = scene.break_down(wrong).await;
+        assert_eq!(wrong.status(), 400);
+        assert_eq!(json(wrong).await, json!({ "error": sentence }));
+    }
+    assert!(scene.sandbox.faults().is_empty());
 }
 
 #[tokio::test]
