@@ -1,7 +1,8 @@
 //! Cuts off clients that hold a connection without getting anywhere.
 //!
 //! actix limits the time for the head of the *first* request of a connection, and for idling
-//! between requests; a later head that dribbles in byte by byte is limited by nobody. So every
+//! between requests; a later head that dribbles in byte by byte is limited by nobody, nor is the rest
+//! of a body in pieces that was answered before its end, which actix goes on reading. So every
 //! connection has a guard of its own, which also covers clients that do not read their answers.
 
 use std::any::Any;
@@ -18,6 +19,8 @@ use tokio::time::Instant;
 
 /// A connection on which no request has begun or ended for this long is cut off.
 pub(crate) const LONGEST_SILENCE: Duration = Duration::from_secs(29);
+/// How long a client may take to read an answer after which the connection is to be closed.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// A connection that is watched for as long as it is open.
 #[derive(Clone)]
@@ -26,7 +29,8 @@ pub(crate) struct Connection(Rc<Watched>);
 struct Watched {
     /// A second handle on the socket, by which it can be shut down under actix's hands.
     socket: TcpStream,
-    touched: Cell<Instant>,
+    /// When it is cut off.
+    deadline: Cell<Instant>,
     guard: Cell<Option<AbortHandle>>,
 }
 
@@ -46,17 +50,31 @@ impl Connection {
         };
         let watched = Rc::new(Watched {
             socket,
-            touched: Cell::new(Instant::now()),
+            deadline: Cell::new(Instant::now() + LONGEST_SILENCE),
             guard: Cell::new(None),
         });
-        let guard = rt::spawn(cut_off_when_silent(Rc::downgrade(&watched)));
-        watched.guard.set(Some(guard.abort_handle()));
-        connection_data.insert(Self(watched));
+        let connection = Self(watched);
+        connection.guard();
+        connection_data.insert(connection);
     }
 
-    /// Notes that a request has begun or ended.
+    /// Notes that a request has begun, or ended and may be followed by another.
     pub(crate) fn touch(&self) {
-        self.0.touched.set(Instant::now());
+        self.0.deadline.set(Instant::now() + LONGEST_SILENCE);
+    }
+
+    /// Notes that no request follows: what the client still sends is of no interest.
+    pub(crate) fn wind_up(&self) {
+        self.0.deadline.set(Instant::now() + LAST_WORDS);
+        // The guard that there is sleeps longer.
+        self.guard();
+    }
+
+    fn guard(&self) {
+        let guard = rt::spawn(cut_off_in_time(Rc::downgrade(&self.0)));
+        if let Some(former) = self.0.guard.replace(Some(guard.abort_handle())) {
+            former.abort();
+        }
     }
 }
 
@@ -68,9 +86,9 @@ impl Drop for Watched {
     }
 }
 
-async fn cut_off_when_silent(watched: Weak<Watched>) {
+async fn cut_off_in_time(watched: Weak<Watched>) {
     while let Some(connection) = watched.upgrade() {
-        let deadline = connection.touched.get() + LONGEST_SILENCE;
+        let deadline = connection.deadline.get();
         if deadline <= Instant::now() {
             // Fails only if the client has closed it already.
             let _ = connection.socket.shutdown(Shutdown::Both);

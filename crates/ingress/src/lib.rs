@@ -26,6 +26,7 @@ use actix_web::{App, HttpResponse, HttpServer, web};
 use chickwork_chatwork::signature::Tokens;
 use chickwork_queue::Publisher;
 use chickwork_queue::event::BotName;
+use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
 use crate::connection::Connection;
@@ -69,6 +70,7 @@ pub struct Settings {
 pub struct Ingress {
     address: SocketAddr,
     readiness: Readiness,
+    last_webhook: LastWebhook,
     linger: Duration,
     handle: ServerHandle,
     running: JoinHandle<io::Result<()>>,
@@ -82,11 +84,19 @@ impl Ingress {
     pub fn start(settings: Settings, publisher: Publisher) -> io::Result<Self> {
         webhook::describe_figures();
         let readiness = Readiness::default();
+        let last_webhook = LastWebhook::default();
         let linger = settings.linger;
-        let (address, server) = server(settings, publisher, readiness.clone())?;
+        let intake = Intake::new(
+            &settings,
+            publisher,
+            readiness.clone(),
+            last_webhook.clone(),
+        );
+        let (address, server) = server(&settings, intake)?;
         Ok(Self {
             address,
             readiness,
+            last_webhook,
             linger,
             handle: server.handle(),
             running: tokio::spawn(server),
@@ -101,6 +111,11 @@ impl Ingress {
     /// A handle that tells whether it can do its job.
     pub fn readiness(&self) -> Readiness {
         self.readiness.clone()
+    }
+
+    /// A handle that tells when the last authentic webhook came.
+    pub fn last_webhook(&self) -> LastWebhook {
+        self.last_webhook.clone()
     }
 
     /// Waits until the server has ended, which it does by itself only if something is broken.
@@ -175,14 +190,23 @@ impl Readiness {
     }
 }
 
-fn server(
-    settings: Settings,
-    publisher: Publisher,
-    readiness: Readiness,
-) -> io::Result<(SocketAddr, Server)> {
-    let drain = settings.drain;
-    let listen = settings.listen;
-    let intake = web::Data::new(Intake::new(settings, publisher, readiness));
+/// When the last authentic webhook came, in the life of this process; cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct LastWebhook(Arc<Mutex<Option<Timestamp>>>);
+
+impl LastWebhook {
+    /// Nothing before the first one.
+    pub fn at(&self) -> Option<Timestamp> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, now: Timestamp) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+}
+
+fn server(settings: &Settings, intake: Intake) -> io::Result<(SocketAddr, Server)> {
+    let intake = web::Data::new(intake);
     let workers = available_parallelism()
         .map_or(1, usize::from)
         .min(MOST_WORKERS);
@@ -195,7 +219,10 @@ fn server(
                 async move {
                     connection.iter().for_each(Connection::touch);
                     let answer = answer.await;
-                    connection.iter().for_each(Connection::touch);
+                    connection.iter().for_each(match &answer {
+                        Ok(answer) if answer.response().head().keep_alive() => Connection::touch,
+                        _ => Connection::wind_up,
+                    });
                     answer
                 }
             })
@@ -214,9 +241,9 @@ fn server(
     .client_request_timeout(HEAD_LIMIT)
     .client_disconnect_timeout(DISCONNECT_LIMIT)
     .keep_alive(KEEP_ALIVE)
-    .shutdown_timeout(drain.as_secs().max(1))
+    .shutdown_timeout(settings.drain.as_secs().max(1))
     .disable_signals()
-    .bind(listen)?;
+    .bind(settings.listen)?;
     let address = server
         .addrs()
         .first()

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 
 use crate::receive::{Received, receive};
 use crate::refusals::Refusals;
-use crate::{Readiness, Settings, presented};
+use crate::{LastWebhook, Readiness, Settings, presented};
 
 /// The largest body that is taken. Chatwork's largest message has 65,535 characters; escaped as
 /// JSON that is well below half a mebibyte.
@@ -34,6 +34,7 @@ pub(crate) struct Intake {
     publisher: Publisher,
     refusals: Mutex<Refusals>,
     pub(crate) readiness: Readiness,
+    last_webhook: LastWebhook,
 }
 
 /// How a webhook was taken.
@@ -106,13 +107,19 @@ pub(crate) async fn take(
 }
 
 impl Intake {
-    pub(crate) fn new(settings: Settings, publisher: Publisher, readiness: Readiness) -> Self {
+    pub(crate) fn new(
+        settings: &Settings,
+        publisher: Publisher,
+        readiness: Readiness,
+        last_webhook: LastWebhook,
+    ) -> Self {
         Self {
-            bots: settings.bots,
-            tokens: settings.tokens,
+            bots: settings.bots.clone(),
+            tokens: settings.tokens.clone(),
             publisher,
             refusals: Mutex::default(),
             readiness,
+            last_webhook,
         }
     }
 
@@ -128,6 +135,7 @@ impl Intake {
         let taken = match self.verify(request, body) {
             Some(verified) => {
                 let now = Timestamp::now();
+                self.last_webhook.note(now);
                 metrics::gauge!("chickwork_last_webhook_seconds").set(now.as_second() as f64);
                 self.store(receive(&verified, bot, now, EventId::fresh()))
                     .await

@@ -439,6 +439,14 @@ pub(crate) enum Standing {
 }
 
 impl Standings {
+    /// Whether this process is the one that posts, as far as it knows. It is not told when somebody
+    /// else has taken over; it finds out with its next claim.
+    pub(crate) fn posts(&self) -> bool {
+        // Locked is he who waits for what his predecessors did.
+        let newest = self.0.try_lock();
+        newest.is_ok_and(|newest| newest.current.is_some())
+    }
+
     /// After a failure nobody of that tenure tries again for so long.
     pub(crate) const REST: Duration = Duration::from_secs(5);
 

@@ -31,8 +31,9 @@ use std::time::Duration;
 use chickwork_chatwork::id::AccountId;
 use chickwork_queue::event::BotName;
 
-pub use crate::limits::Limit;
-pub use crate::worker::{Broken, Readiness, Stopped, Worker};
+pub use crate::limits::{Left, Limit};
+pub use crate::pause::Paused;
+pub use crate::worker::{Broken, Readiness, State, Stopped, View, Worker};
 
 /// How a worker works.
 #[derive(Debug, Clone)]

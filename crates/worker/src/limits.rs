@@ -72,6 +72,17 @@ enum TicketState {
     Settled,
 }
 
+/// What is left of the account's calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Left {
+    /// Calls that the account is allowed in its window.
+    pub of: u32,
+    /// Calls that could be made now.
+    pub calls: u32,
+    /// When all of them can be made again, if nobody calls meanwhile.
+    pub until: Instant,
+}
+
 /// What an answer tells about the limits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Told {
@@ -119,6 +130,13 @@ impl Limiter {
     /// A slot for any other call.
     pub(crate) fn read(&self, now: Instant) -> Slot {
         self.slot(None, |windows| windows.read(now))
+    }
+
+    /// What is left of the account's window.
+    pub(crate) fn left(&self, now: Instant) -> Left {
+        let mut windows = self.windows();
+        windows.forget(now);
+        windows.left(now)
     }
 
     /// Counts calls that others made: when they were made, and the room of a post.
@@ -366,6 +384,17 @@ impl Windows {
             taken.extend(std::iter::repeat_n(until, calls));
         }
         taken
+    }
+
+    fn left(&self, now: Instant) -> Left {
+        let taken = self.in_account(now);
+        let of = self.account.calls.max(1);
+        let calls = (of as usize).saturating_sub(taken.len());
+        Left {
+            of,
+            calls: u32::try_from(calls).unwrap_or(of),
+            until: taken.into_iter().max().unwrap_or(now),
+        }
     }
 
     /// The part of the account's window that posts may use.
@@ -748,6 +777,21 @@ mod tests {
             limiter.post(RoomId(2), EventId::fresh(), now),
             Slot::Now(_)
         ));
+    }
+
+    #[test]
+    fn what_is_left_counts_own_calls_and_others() {
+        let (limiter, now) = (Limiter::new(ACCOUNT, ROOM), Instant::now());
+        let left = |now| {
+            let left = limiter.left(now);
+            (left.calls, left.of, (left.until - now).as_secs())
+        };
+        assert_eq!(left(now), (300, 300, 0));
+        ticket(limiter.read(now)).answered(&Told::default(), now);
+        assert_eq!(left(now), (299, 300, 300));
+        ticket(limiter.read(now)).answered(&told(31, 100), now);
+        assert_eq!(left(now), (31, 300, 300));
+        assert_eq!(left(now + ACCOUNT.per), (300, 300, 0));
     }
 
     #[test]

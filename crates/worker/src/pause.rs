@@ -30,7 +30,19 @@ enum State {
         until: Instant,
         length: Duration,
         probing: bool,
+        why: String,
     },
+}
+
+/// A step that pauses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paused {
+    /// Which one.
+    pub step: Step,
+    /// What the service said.
+    pub reason: String,
+    /// When the next job may try it. That may have passed, if none has come since.
+    pub until: Instant,
 }
 
 /// What a job that wants to call finds.
@@ -77,6 +89,18 @@ impl Pause {
         })
     }
 
+    /// How it pauses, if it does.
+    pub(crate) fn paused(&self) -> Option<Paused> {
+        match &*self.state() {
+            State::Running => None,
+            State::Paused { until, why, .. } => Some(Paused {
+                step: self.step,
+                reason: why.clone(),
+                until: *until,
+            }),
+        }
+    }
+
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -114,6 +138,7 @@ impl Pass {
             until: now + length,
             length,
             probing: false,
+            why: why.to_string(),
         };
         log::error!(
             step = self.pause.step.as_str(), seconds = length.as_secs();
@@ -163,6 +188,21 @@ mod tests {
         assert_eq!(closed(&pause, over), WHILE_PROBING);
         probe.welcome();
         open(&pause, over);
+    }
+
+    #[test]
+    fn a_pause_tells_why_and_until_when_as_long_as_it_lasts() {
+        let (pause, now) = (Pause::new(Step::Ask), Instant::now());
+        assert_eq!(pause.paused(), None);
+        open(&pause, now).unwelcome(&"quota", now);
+        let paused = Paused {
+            step: Step::Ask,
+            reason: "quota".to_owned(),
+            until: now + SHORTEST,
+        };
+        assert_eq!(pause.paused(), Some(paused));
+        open(&pause, now + SHORTEST).welcome();
+        assert_eq!(pause.paused(), None);
     }
 
     #[test]

@@ -11,8 +11,11 @@ use chickwork_queue::job::Step;
 use chickwork_queue::{Claim, Claims, Queue};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
+use tokio::time::Instant;
 
 use crate::desk::Desk;
+use crate::limits::Left;
+use crate::pause::{Pause, Paused};
 use crate::who::{self, Known};
 use crate::{Settings, ask, post};
 
@@ -23,6 +26,7 @@ const POSTS_IN_FLIGHT: u16 = 4;
 #[derive(Debug)]
 pub struct Worker {
     readiness: Readiness,
+    view: View,
     stage: watch::Sender<Stage>,
     drain: Duration,
     run: JoinHandle<bool>,
@@ -51,6 +55,21 @@ pub struct Readiness {
     parts: Arc<[AbortHandle]>,
 }
 
+/// Shows what a worker is up to; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct View(Arc<Desk>);
+
+/// What a worker is up to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// It is the one of all workers that posts, as far as it knows.
+    pub posts: bool,
+    /// The steps that pause here.
+    pub pauses: Vec<Paused>,
+    /// What is left of the account's calls. Who does not post sees only a part of them.
+    pub left: Left,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     Working,
@@ -68,6 +87,7 @@ impl Worker {
         let drain = settings.drain;
 
         let desk = Desk::new(settings, &queue, simsimi, chatwork, told.clone());
+        let desk = Arc::new(desk);
         let caught_up = desk.history.caught_up();
         let mut background = JoinSet::new();
         let asking = who::keep_asking(desk.chatwork.clone(), desk.limiter.clone(), known);
@@ -76,7 +96,7 @@ impl Worker {
             background.spawn(Arc::clone(&desk.history).keep_up()),
             background.spawn(asking),
         ];
-        let run = tokio::spawn(run(Arc::new(desk), queue, stage.subscribe()));
+        let run = tokio::spawn(run(Arc::clone(&desk), queue, stage.subscribe()));
         parts.push(run.abort_handle());
         Self {
             readiness: Readiness {
@@ -84,6 +104,7 @@ impl Worker {
                 caught_up,
                 parts: parts.into(),
             },
+            view: View(desk),
             stage,
             drain,
             run,
@@ -94,6 +115,11 @@ impl Worker {
     /// A handle that tells whether it is able to work.
     pub fn readiness(&self) -> Readiness {
         self.readiness.clone()
+    }
+
+    /// A handle that shows what it is up to.
+    pub fn view(&self) -> View {
+        self.view.clone()
     }
 
     /// Waits until a part of the worker has ended by itself, which happens only if it panics. What
@@ -146,6 +172,19 @@ impl Readiness {
         }
         self.known.borrow().as_ref().map_err(String::clone)?;
         self.caught_up.borrow().clone()
+    }
+}
+
+impl View {
+    /// What the worker is up to now.
+    pub fn state(&self, now: Instant) -> State {
+        let desk = &self.0;
+        let pauses = [&desk.ask_pause, &desk.post_pause];
+        State {
+            posts: desk.standings.posts(),
+            pauses: pauses.into_iter().filter_map(Pause::paused).collect(),
+            left: desk.limiter.left(now),
+        }
     }
 }
 
