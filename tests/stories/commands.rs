@@ -3,15 +3,19 @@
 
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use anyhow::ensure;
 use chickwork_chatwork::id::MessageId;
 use chickwork_sandbox::DEMO_WEBHOOK_TOKEN;
 use chickwork_tests::bot::{Plan, ROOM};
 use chickwork_tests::process::{chickwork, free_port};
-use chickwork_tests::stage::{Kind, soon};
+use chickwork_tests::stage::{Kind, soon, within};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
+
+/// A post that is in doubt is looked for after 15 s; `dev` itself waits 30 s for its last replies.
+const TALK_LIMIT: Duration = Duration::from_secs(40);
 
 /// Runs a command to its end.
 async fn run(command: &mut Command) -> anyhow::Result<Output> {
@@ -80,6 +84,85 @@ pub(super) async fn dev_talks_until_the_input_ends() -> anyhow::Result<()> {
     }
     ensure!(is_empty(temporary.path())?, "something is left behind");
     Ok(())
+}
+
+/// Types lines into `chickwork dev`, ends the input, and waits for the end of the talk.
+async fn talk(lines: &str) -> anyhow::Result<Output> {
+    let temporary = tempfile::tempdir()?;
+    let mut command = chickwork("dev")?;
+    let mut dev = command
+        .env("TMPDIR", temporary.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut input = dev.stdin.take().expect("its input was asked for");
+    input.write_all(lines.as_bytes()).await?;
+    drop(input);
+    Ok(within(TALK_LIMIT, "the talk is over", dev.wait_with_output()).await??)
+}
+
+/// The lines of an output that are in it, in this order.
+fn in_order(said: &str, parts: &[&str]) -> anyhow::Result<()> {
+    let mut rest = said;
+    for part in parts {
+        let Some(at) = rest.find(part) else {
+            anyhow::bail!("{part:?} is not there, or too early:\n{said}");
+        };
+        rest = &rest[at + part.len()..];
+    }
+    Ok(())
+}
+
+/// What goes wrong on command is told as it happens, up to the good end.
+pub(super) async fn dev_tells_how_a_lost_answer_is_looked_for_and_found() -> anyhow::Result<()> {
+    let output = talk("/lose next answer\necho lost and found\n").await?;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let said = stdout(&output);
+    in_order(
+        &said,
+        &[
+            "echo lost and found\n",
+            "  lost and found\n",
+            "no answer from Chatwork",
+            "; the room will be looked at in 1",
+            "  looked: it is there\n",
+            "  answered after 1",
+        ],
+    )?;
+    let replies = said.matches("\n  lost and found\n").count();
+    assert_eq!(replies, 1, "{said}");
+    assert!(stderr(&output).contains("The next post will arrive"));
+    Ok(())
+}
+
+/// Faults are ordered, listed and healed from the terminal; who does not know the words is told.
+pub(super) async fn dev_breaks_and_heals_on_command() -> anyhow::Result<()> {
+    let lines =
+        "/simsimi dance\n/chatwork slow\n/faults\n/heal\n/faults\n/simsimi 500\necho at last\n";
+    let output = talk(lines).await?;
+    let noted = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{noted}");
+    in_order(
+        &noted,
+        &[
+            "/simsimi what? down, slow, 500, 228, 403 or 429.\n",
+            "Chatwork takes 3 s for every answer, until /heal.\n",
+            r#"{"service":"chatwork","delay_ms":3000,"next":"always"}, 0 times so far"#,
+            "Nothing goes wrong any more.",
+            "Nothing goes wrong.\n",
+            "SimSimi fails at the next question.\n",
+        ],
+    )?;
+    in_order(
+        &stdout(&output),
+        &[
+            "echo at last\n",
+            "  SimSimi failed: 500 Server error; again ",
+            "  at last\n",
+            "  answered after ",
+        ],
+    )
 }
 
 /// Every mistake in one go, by name, with a hint, before anything starts; no secret among them.
@@ -186,7 +269,7 @@ pub(super) async fn send_posts_a_signed_webhook_and_prints_the_status() -> anyho
         "{}",
         stdout(&output)
     );
-    assert_eq!(bot.queue().await?.dead_letters().list(10).await?.len(), 1);
+    assert_eq!(bot.dead_letters().await?.len(), 1);
 
     let output = run(&mut send("d3Jvbmc=", &flags)?).await?;
     assert_eq!(output.status.code(), Some(1));

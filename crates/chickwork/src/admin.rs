@@ -14,6 +14,8 @@ use crate::roles::Readiness;
 
 /// How long a check may take before it counts as failed. `chickwork healthcheck` waits a little longer.
 const CHECK_LIMIT: Duration = Duration::from_secs(2);
+/// How long measuring the queue may take: a little longer than a broker that is away is waited for.
+const MEASURE_LIMIT: Duration = Duration::from_secs(3);
 /// Connections at the same time; a scraper and a prober or two need few.
 const MAX_CONNECTIONS: usize = 64;
 /// The content type of the Prometheus text format.
@@ -86,7 +88,7 @@ async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {
 
 async fn metrics(queue: web::Data<Queue>, figures: web::Data<PrometheusHandle>) -> HttpResponse {
     // Depths are looked up when somebody asks for them; without them the rest is still worth having.
-    let _ = tokio::time::timeout(CHECK_LIMIT, queue.measure()).await;
+    let _ = tokio::time::timeout(MEASURE_LIMIT, queue.measure()).await;
     HttpResponse::Ok()
         .content_type(PROMETHEUS_TEXT)
         .body(figures.render())

@@ -51,6 +51,17 @@ pub(crate) fn one_shot(name: &'static str, about: &'static str, roles: &[Role]) 
     with_default(command(name, about, roles), (&LOG.about, QUIET))
 }
 
+/// What a command logs that looks into a queue: what it should be told about what it reads there.
+pub(crate) const WATCHFUL: &str = "warn";
+
+/// A command that an operator points at a queue which is there.
+pub(crate) fn operators(name: &'static str, about: &'static str) -> Command {
+    with_default(
+        command(name, about, &[Role::Operator]),
+        (&LOG.about, WATCHFUL),
+    )
+}
+
 /// The command with another default in the help of a setting than the table's.
 pub(crate) fn with_default(command: Command, (about, default): (&'static About, &str)) -> Command {
     command.mut_arg(about.flag(), |arg| arg.help(help(about, Some(default))))

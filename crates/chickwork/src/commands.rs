@@ -1,12 +1,15 @@
 //! The commands, one file each. A command is read whole (flags, settings, every mistake in them) before
 //! anything of it is done.
 
+mod dead;
 mod dev;
+mod doctor;
 mod healthcheck;
 mod ingress;
 mod sandbox;
 mod send;
 mod serve;
+mod status;
 mod topology;
 mod worker;
 
@@ -28,6 +31,7 @@ pub(crate) struct Order {
 /// What came in from the command line and the environment.
 #[derive(Debug)]
 pub(crate) struct Call {
+    /// Its name, `dead list` for one of several.
     pub(crate) command: String,
     /// The command's own flags.
     pub(crate) flags: ArgMatches,
@@ -44,7 +48,10 @@ pub(crate) fn all() -> Vec<Command> {
         worker::command(),
         sandbox::command(),
         send::command(),
+        doctor::command(),
+        status::command(),
         topology::command(),
+        dead::command(),
         healthcheck::command(),
     ]
 }
@@ -53,9 +60,14 @@ impl Call {
     /// What was said on the command line. Does not return if that was wrong, or asked for help.
     pub(crate) fn from_process() -> Self {
         let matches = command_line::program().get_matches();
-        let (command, flags) = matches.subcommand().expect("the command line requires one");
+        let mut flags = &matches;
+        let mut names = Vec::new();
+        while let Some((name, its_flags)) = flags.subcommand() {
+            names.push(name);
+            flags = its_flags;
+        }
         Self {
-            command: command.to_owned(),
+            command: names.join(" "),
             flags: flags.clone(),
             given: Given {
                 flags: command_line::flags(flags),
@@ -73,7 +85,13 @@ impl Call {
             "worker" => worker::order(self),
             "sandbox" => sandbox::order(self),
             "send" => send::order(self),
+            "doctor" => doctor::order(self),
+            "status" => status::order(self),
             "topology" => topology::order(self),
+            "dead list" => dead::list::order(self),
+            "dead show" => dead::show::order(self),
+            "dead retry" => dead::take::order(self, dead::take::Deed::Retry),
+            "dead drop" => dead::take::order(self, dead::take::Deed::Drop),
             "healthcheck" => healthcheck::order(self),
             other => unreachable!("{other} is not a command of `all`"),
         }

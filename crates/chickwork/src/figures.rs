@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use chickwork_queue::job::Cause;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// Histograms buffer what is recorded; so often the buffers are emptied, whether or not anybody scrapes.
@@ -38,6 +39,7 @@ pub(crate) fn collect() -> anyhow::Result<PrometheusHandle> {
     .and_then(PrometheusBuilder::install_recorder)
     .context("metrics cannot be collected")?;
     describe();
+    begin_at_zero();
     let upkeep = handle.clone();
     tokio::spawn(async move {
         let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
@@ -47,6 +49,13 @@ pub(crate) fn collect() -> anyhow::Result<PrometheusHandle> {
         }
     });
     Ok(handle)
+}
+
+/// Figures that exist before their first event, so that their first increase is seen as one.
+fn begin_at_zero() {
+    for cause in Cause::ALL {
+        metrics::counter!("chickwork_dead_total", "cause" => cause.as_str()).absolute(0);
+    }
 }
 
 /// What is recorded by the queue and the worker; the ingress describes its own.

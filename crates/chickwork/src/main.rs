@@ -3,12 +3,17 @@
 mod admin;
 mod command_line;
 mod commands;
+mod consent;
 mod figures;
+mod filter;
 mod logging;
 mod open_files;
+mod progress;
+mod reporting;
 mod roles;
 mod settings;
 mod shutdown;
+mod words;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;

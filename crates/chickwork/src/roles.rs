@@ -14,6 +14,7 @@ use chickwork_worker::Worker;
 
 use crate::admin::Admin;
 use crate::figures;
+use crate::reporting::{Reporting, Sources};
 use crate::settings::parse::Rate;
 use crate::settings::{IngressSettings, ProcessSettings, WorkerSettings};
 use crate::shutdown::Shutdown;
@@ -39,6 +40,7 @@ pub(crate) struct Roles {
     admin: Admin,
     ingress: Option<Ingress>,
     worker: Option<Worker>,
+    reporting: Reporting,
     shutdown: Shutdown,
 }
 
@@ -54,6 +56,12 @@ pub(crate) struct Readiness {
 impl Readiness {
     /// A sentence says why not.
     pub(crate) async fn check(&self) -> Result<(), String> {
+        self.check_roles()?;
+        self.queue.check().await.map_err(|error| error.to_string())
+    }
+
+    /// The same as far as the process itself knows, without asking the queue.
+    pub(crate) fn check_roles(&self) -> Result<(), String> {
         if self.shutdown.is_requested() {
             return Err("the process is stopping".to_owned());
         }
@@ -63,7 +71,12 @@ impl Readiness {
         if let Some(worker) = &self.worker {
             worker.check()?;
         }
-        self.queue.check().await.map_err(|error| error.to_string())
+        Ok(())
+    }
+
+    /// Whether the process has been asked to stop.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.shutdown.is_requested()
     }
 }
 
@@ -101,6 +114,11 @@ impl Roles {
             worker: worker.as_ref().map(Worker::readiness),
             shutdown: shutdown.clone(),
         };
+        let sources = Sources {
+            readiness: readiness.clone(),
+            ingress: ingress.as_ref().map(Ingress::last_webhook),
+            worker: worker.as_ref().map(Worker::view),
+        };
         let admin = Admin::start(
             settings.process.admin_listen,
             readiness,
@@ -108,13 +126,20 @@ impl Roles {
             figures,
         )?;
         log::info!("admin port on http://{}", admin.address());
+        let reporting = Reporting::start(queue.clone(), sources);
         Ok(Self {
             queue,
             admin,
             ingress,
             worker,
+            reporting,
             shutdown,
         })
+    }
+
+    /// The queue of all roles.
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.queue
     }
 
     /// Where webhooks are taken, if they are.
@@ -164,6 +189,7 @@ impl Roles {
             admin,
             ingress,
             worker,
+            reporting,
             shutdown,
         } = self;
         let ingress = async {
@@ -185,6 +211,7 @@ impl Roles {
             ((), clean) = async { tokio::join!(ingress, worker) } => Some(clean),
             () = too_late => None,
         };
+        reporting.stop().await;
         queue.close(CLOSE_LIMIT).await;
         admin.stop().await;
         match stopped {

@@ -15,9 +15,10 @@ use chickwork_chatwork::signature::{Token, Tokens};
 use chickwork_queue::event::BotName;
 use chickwork_queue::{Declare, Location};
 
-use self::Role::{Dev, Healthcheck, Ingress, Sandbox, Send, Topology, Worker};
+use self::Role::{Dev, Healthcheck, Ingress, Operator, Sandbox, Send, Status, Topology, Worker};
 use self::parse::{LogFormat, Rate, Secret};
 use self::read::Reader;
+use crate::command_line;
 
 /// What a process does, as far as settings are concerned. A process reads only what its roles need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,10 @@ pub(crate) enum Role {
     Healthcheck,
     /// Prints the broker objects.
     Topology,
+    /// Looks into a queue that is there, or changes something in it, for a person.
+    Operator,
+    /// Says how the bot is; an operator who also looks back.
+    Status,
 }
 
 /// A setting as people see it.
@@ -80,7 +85,7 @@ pub(crate) static QUEUE: Setting<Location> = Setting {
         help: "The queue: sqlite:PATH for a file on this machine, or amqp://… or amqps://…, several separated by commas for the nodes of one cluster",
         // A broker's URL carries a password.
         secret: true,
-        read_by: &[Ingress, Worker],
+        read_by: &[Ingress, Worker, Operator],
         ..PLAIN
     },
     parse: parse::location,
@@ -91,7 +96,7 @@ pub(crate) static NAMESPACE: Setting<String> = Setting {
         name: "CHICKWORK_NAMESPACE",
         default: Some("chickwork"),
         help: "Prefix of every broker object, so that two bots or two tests can share a broker",
-        read_by: &[Ingress, Worker, Topology],
+        read_by: &[Ingress, Worker, Topology, Operator],
         ..PLAIN
     },
     parse: parse::namespace,
@@ -168,7 +173,7 @@ pub(crate) static MAX_AGE: Setting<Duration> = Setting {
         name: "CHICKWORK_MAX_AGE",
         default: Some("1h"),
         help: "An event older than this is not answered any more",
-        read_by: &[Worker, Dev],
+        read_by: &[Worker, Dev, Status],
         ..PLAIN
     },
     parse: parse::max_age,
@@ -179,7 +184,7 @@ pub(crate) static ARCHIVE_KEEP: Setting<Duration> = Setting {
         name: "CHICKWORK_ARCHIVE_KEEP",
         default: Some("7d"),
         help: "How long events and outcomes are kept; 0: no archive",
-        read_by: &[Ingress, Worker, Topology],
+        read_by: &[Ingress, Worker, Topology, Operator],
         ..PLAIN
     },
     parse: parse::archive_keep,
@@ -323,7 +328,16 @@ pub(crate) static LOG: Setting<String> = Setting {
         name: "RUST_LOG",
         default: Some("info"),
         help: "What is logged: a level (error, warn, info, debug, trace), or levels per module as in info,chickwork_worker=debug",
-        read_by: &[Ingress, Worker, Dev, Sandbox, Send, Healthcheck, Topology],
+        read_by: &[
+            Ingress,
+            Worker,
+            Dev,
+            Sandbox,
+            Send,
+            Healthcheck,
+            Topology,
+            Operator,
+        ],
         ..PLAIN
     },
     parse: parse::text,
@@ -334,7 +348,16 @@ pub(crate) static LOG_FORMAT: Setting<LogFormat> = Setting {
         name: "CHICKWORK_LOG_FORMAT",
         default: Some("text"),
         help: "text, or json: one object a line",
-        read_by: &[Ingress, Worker, Dev, Sandbox, Send, Healthcheck, Topology],
+        read_by: &[
+            Ingress,
+            Worker,
+            Dev,
+            Sandbox,
+            Send,
+            Healthcheck,
+            Topology,
+            Operator,
+        ],
         ..PLAIN
     },
     parse: parse::log_format,
@@ -400,6 +423,8 @@ impl About {
 pub(crate) struct WebhookTokens {
     pub(crate) all: Tokens,
     pub(crate) first: Token,
+    /// How many of them do not have the 32 bytes that Chatwork's have.
+    pub(crate) odd: usize,
 }
 
 /// What is logged, and how.
@@ -458,6 +483,32 @@ impl ProcessSettings {
             },
             admin_listen: admin_listen?,
             drain: drain?,
+        })
+    }
+}
+
+/// What a command needs that an operator points at a queue which is there.
+#[derive(Debug, Clone)]
+pub(crate) struct OperatorSettings {
+    pub(crate) logging: LoggingSettings,
+    pub(crate) queue: chickwork_queue::Settings,
+}
+
+impl OperatorSettings {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let logging = LoggingSettings::read_quiet(reader, command_line::WATCHFUL);
+        let location = reader.get(&QUEUE);
+        let namespace = reader.get(&NAMESPACE);
+        let archive_keep = reader.get(&ARCHIVE_KEEP);
+        Some(Self {
+            queue: chickwork_queue::Settings {
+                location: location?,
+                namespace: namespace?,
+                declare: Declare::Nothing,
+                archive_keep: archive_keep?,
+                bots: vec![BotName::default()],
+            },
+            logging: logging?,
         })
     }
 }

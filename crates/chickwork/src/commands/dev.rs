@@ -1,7 +1,9 @@
 //! `chickwork dev`: everything in one process, with the sandbox for the outside world and a queue in a
 //! temporary folder. Needs nothing, leaves nothing.
 
+mod story;
 mod talk;
+mod trouble;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
@@ -13,6 +15,7 @@ use chickwork_queue::event::BotName;
 use chickwork_queue::{Declare, Location};
 use chickwork_sandbox::{DEMO_WEBHOOK_TOKEN, Sandbox};
 use clap::{Arg, ArgAction, Command};
+use jiff::Timestamp;
 use tempfile::TempDir;
 
 use crate::command_line;
@@ -29,7 +32,8 @@ use crate::shutdown::Shutdown;
 
 const ROLES: &[Role] = &[Role::Dev];
 /// What is logged unless something else is asked for: a conversation is going on in this terminal.
-const QUIET: &str = "warn";
+/// How jobs are settled is part of the stories that are told there, and not logged as well.
+const QUIET: &str = "warn,chickwork_worker::desk=error";
 /// One person talks a lot here, and it costs nothing.
 const SENDER_LIMIT_HERE: Rate = Rate {
     calls: 1000,
@@ -139,7 +143,8 @@ async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
             format!("{} (removed at the end)", folder.path().display()),
         ),
     ];
-    let mut talk = Talk::new(&sandbox, lang);
+    let happens = roles.queue().outcomes().follow(Timestamp::now());
+    let mut talk = Talk::new(&sandbox, happens, lang);
     let talked = tokio::select! {
         talked = async {
             talk.introduce(&places)?;

@@ -34,7 +34,7 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
     let address = reader.get(&ADMIN_LISTEN);
     let (logging, address) = reader.finish(logging.zip(address))?;
     let work = async move {
-        let (reason, code) = match ask(reachable(address)) {
+        let (reason, code) = match ask(reachable(address), "/readyz") {
             Ok(Answer {
                 status: 200,
                 reason,
@@ -54,19 +54,21 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
     })
 }
 
+/// What a process said that was asked for a page.
 #[derive(Debug, PartialEq, Eq)]
-struct Answer {
-    status: u16,
-    reason: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) reason: String,
 }
 
-fn ask(address: SocketAddr) -> io::Result<Answer> {
+/// Asks the process that listens there for a page; each wait takes [`LIMIT`] at most.
+pub(crate) fn ask(address: SocketAddr, page: &str) -> io::Result<Answer> {
     let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
     write!(
         stream,
-        "GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+        "GET {page} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
     )?;
     let mut answer = String::new();
     stream.take(LONGEST_ANSWER).read_to_string(&mut answer)?;

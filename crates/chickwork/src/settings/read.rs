@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::settings::{ALL, About, Role, Setting};
 
@@ -35,6 +35,21 @@ impl Given {
                 name == "RUST_LOG" || OURS.iter().any(|prefix| name.starts_with(prefix))
             })
             .collect()
+    }
+
+    /// Whether a value for the setting was given, however wrong.
+    pub(crate) fn says(&self, about: &About) -> bool {
+        let flag = self.flags.contains_key(&about.flag());
+        let variable = self.environment.get(about.name);
+        flag || variable.is_some_and(|value| about.may_be_empty || !value.is_empty())
+    }
+
+    /// The file that a secret is read from, if it is one.
+    pub(crate) fn secret_file(&self, about: &About) -> Option<PathBuf> {
+        let flag = self.flags.get(&about.file_flag()).map(PathBuf::from);
+        let variable = || self.environment.get(&about.file_name()).map(PathBuf::from);
+        let given = flag.or_else(|| (!self.says(about)).then(variable).flatten());
+        given.filter(|path| about.secret && !path.as_os_str().is_empty())
     }
 
     /// Sentences about variables that look like ours and are not.
@@ -95,7 +110,31 @@ fn distance(left: &str, right: &str) -> usize {
 
 /// Everything that is wrong with the settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Mistakes(Vec<String>);
+pub(crate) struct Mistakes(Vec<Mistake>);
+
+/// Something that is wrong with one of the settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mistake {
+    /// The setting's name.
+    pub(crate) setting: &'static str,
+    /// What kind of mistake.
+    pub(crate) kind: Kind,
+    /// A sentence that says what is wrong, with a hint where one is likely.
+    pub(crate) says: String,
+}
+
+/// In what way a setting is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It has to be set and is not.
+    Missing,
+    /// It is set both directly and by a file.
+    Twice,
+    /// The file with it is of no use.
+    File,
+    /// The value is not one.
+    Value,
+}
 
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -107,7 +146,7 @@ impl fmt::Display for Mistakes {
         write!(f, "{} {subject} {verb} wrong:", self.0.len())?;
         self.0
             .iter()
-            .try_for_each(|mistake| write!(f, "\n  {mistake}"))
+            .try_for_each(|mistake| write!(f, "\n  {}", mistake.says))
     }
 }
 
@@ -119,7 +158,7 @@ impl std::error::Error for Mistakes {}
 pub(crate) struct Reader<'a> {
     given: &'a Given,
     roles: &'a [Role],
-    mistakes: Vec<String>,
+    mistakes: Vec<Mistake>,
 }
 
 /// A value and where it was found.
@@ -160,8 +199,8 @@ impl<'a> Reader<'a> {
                 } else {
                     String::new()
                 };
-                self.mistakes
-                    .push(format!("{name} is not set{or_file}: {help}"));
+                let says = format!("{name} is not set{or_file}: {help}");
+                self.mistaken(name, Kind::Missing, says);
                 None
             }
         }
@@ -183,17 +222,35 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// What was wrong so far, for whoever goes on without it.
+    pub(crate) fn into_mistakes(self) -> Vec<Mistake> {
+        self.mistakes
+    }
+
     fn parse<T>(&mut self, setting: &Setting<T>, found: &Found) -> Option<T> {
         (setting.parse)(&found.text)
             .map_err(|error| {
                 let origin = &found.origin;
-                self.mistakes.push(if setting.about.secret {
+                let says = if setting.about.secret {
                     format!("{origin}: {error}")
                 } else {
                     format!("{origin}={}: {error}", shown(&found.text))
-                });
+                };
+                self.mistaken(setting.about.name, Kind::Value, says);
             })
             .ok()
+    }
+
+    fn mistaken(&mut self, setting: &'static str, kind: Kind, says: String) {
+        let mistake = Mistake {
+            setting,
+            kind,
+            says,
+        };
+        // A setting may be read more than once, and be wrong each time.
+        if !self.mistakes.contains(&mistake) {
+            self.mistakes.push(mistake);
+        }
     }
 
     /// The text of the value if there is one; the outer `None` is a mistake. Flags win over the
@@ -220,20 +277,24 @@ impl<'a> Reader<'a> {
             let found = match (value, file) {
                 (None, None) => continue,
                 (Some((origin, _)), Some((file_origin, _))) => {
-                    Err(format!("{origin} and {file_origin} are both set; keep one"))
+                    let says = format!("{origin} and {file_origin} are both set; keep one");
+                    Err((Kind::Twice, says))
                 }
                 (Some((origin, value)), None) => value
                     .into_string()
-                    .map_err(|_| format!("{origin}: is not UTF-8"))
+                    .map_err(|_| (Kind::Value, format!("{origin}: is not UTF-8")))
                     .map(|text| Found { text, origin }),
                 (None, Some((origin, path))) => secret_file(Path::new(&path))
-                    .map_err(|error| format!("{origin}={}: {error}", Path::new(&path).display()))
+                    .map_err(|error| {
+                        let path = Path::new(&path).display();
+                        (Kind::File, format!("{origin}={path}: {error}"))
+                    })
                     .map(|text| Found { text, origin }),
             };
             return match found {
                 Ok(found) => Some(Some(found.trimmed(about))),
-                Err(mistake) => {
-                    self.mistakes.push(mistake);
+                Err((kind, says)) => {
+                    self.mistaken(about.name, kind, says);
                     None
                 }
             };
@@ -303,6 +364,8 @@ mod tests {
         Role::Send,
         Role::Healthcheck,
         Role::Topology,
+        Role::Operator,
+        Role::Status,
     ];
 
     fn given(flags: &[(&str, &str)], environment: &[(&str, &str)]) -> Given {

@@ -1,13 +1,16 @@
 //! The conversation of `chickwork dev`: lines from the terminal become mentions in the sandbox's
-//! rooms, and what the bot posts is printed as it stands there.
+//! rooms, or break something there; what the bot posts is printed as it stands there, and what
+//! happens on the way to it, if that is worth a word.
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::time::Duration;
 
 use anyhow::bail;
 use chickwork_chatwork::id::{AccountId, MessageId, RoomId};
+use chickwork_queue::outcome::{Outcome, What};
+use chickwork_queue::{Entry, Follow};
 use chickwork_sandbox::ledger::{Posted, Said};
 use chickwork_sandbox::{Sandbox, Say, town};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
@@ -16,6 +19,9 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
+use crate::commands::dev::story::{self, Stories};
+use crate::commands::dev::trouble;
+
 /// How long the first reply may take; after the end of the input, the last ones too.
 const REPLY_LIMIT: Duration = Duration::from_secs(30);
 /// A line is read up to this many bytes; a Chatwork message is not longer.
@@ -23,12 +29,20 @@ const LONGEST_LINE: u64 = 64 * 1024;
 
 const HELP: &str = "\
 Every line is a message to the bot, in a room of the sandbox. Also:
-  /as an|hana|ben|bich     talk as somebody else
-  /room group|second|direct  talk in another room
-  /raw TEXT                say exactly TEXT, without addressing the bot
-  /help                    this
-  /quit                    end (as does Ctrl-D)
-A line `echo something` is answered with something; `???` is not understood.";
+  /as an|hana|ben|bich            talk as somebody else
+  /room group|second|direct       talk in another room
+  /raw TEXT                       say exactly TEXT, without addressing the bot
+  /simsimi down|slow              SimSimi drops every call, or takes 3 s, until /heal
+  /simsimi 500|228|403|429        it answers so to the next question
+  /chatwork down|slow             Chatwork drops every call, or takes 3 s, until /heal
+  /chatwork 429|room-429|403|500  it answers so to the next post
+  /lose next answer|next post     the next post arrives unanswered, or not at all
+  /faults                         what goes wrong at the moment
+  /heal                           nothing goes wrong any more
+  /help                           this
+  /quit                           end (as does Ctrl-D)
+A line `echo something` is answered with something; `???` is not understood.
+When something goes wrong, lines between mention and reply tell what the bot does about it.";
 
 /// Somebody of the sandbox.
 #[derive(Debug, Clone, Copy)]
@@ -75,10 +89,23 @@ const ROOMS: [(&str, RoomId); 3] = [
 pub(crate) struct Talk<'a> {
     sandbox: &'a Sandbox,
     posts: Receiver<Posted>,
+    happens: Follow,
+    stories: Stories,
     person: Person,
     room_id: RoomId,
-    /// What was said to the bot and is not answered yet.
-    unanswered: HashMap<MessageId, Instant>,
+    /// What was said to the bot and is not over yet.
+    mentions: HashMap<MessageId, Mention>,
+    /// How many mentions have got their reply.
+    answered: u64,
+}
+
+/// Something that was said to the bot. It is over when the reply stands in the room and the bot
+/// knows that, or when there will be none.
+#[derive(Debug)]
+struct Mention {
+    began: Instant,
+    is_answered: bool,
+    is_settled: bool,
 }
 
 /// What a line asks for.
@@ -89,24 +116,31 @@ enum Line<'a> {
     Raw(&'a str),
     As(&'a str),
     Room(&'a str),
+    /// A command that breaks something, and the words behind it.
+    Break(&'a str, &'a str),
+    Faults,
+    Heal,
     Help,
     Quit,
     Unknown,
 }
 
 impl<'a> Talk<'a> {
-    /// One with somebody who speaks the language.
-    pub(crate) fn new(sandbox: &'a Sandbox, lang: &str) -> Self {
+    /// One with somebody who speaks the language. What `happens` to the events is told.
+    pub(crate) fn new(sandbox: &'a Sandbox, happens: Follow, lang: &str) -> Self {
         Self {
             sandbox,
             posts: sandbox.posts(),
+            happens,
+            stories: Stories::default(),
             person: match lang {
                 "vn" => AN,
                 "ja" => HANA,
                 _ => BEN,
             },
             room_id: town::GROUP,
-            unanswered: HashMap::new(),
+            mentions: HashMap::new(),
+            answered: 0,
         }
     }
 
@@ -128,9 +162,8 @@ impl<'a> Talk<'a> {
     pub(crate) async fn sample(&mut self) -> anyhow::Result<()> {
         self.mention(self.person.greeting).await?;
         let answered = async {
-            while !self.unanswered.is_empty() {
-                let posted = self.posts.recv().await;
-                self.print_posted(posted)?;
+            while self.answered == 0 {
+                self.watch().await?;
             }
             anyhow::Ok(())
         };
@@ -156,9 +189,72 @@ impl<'a> Talk<'a> {
                     }
                     None => return self.finish().await,
                 },
-                posted = self.posts.recv() => self.print_posted(posted)?,
+                watched = self.watch() => watched?,
             }
         }
+    }
+
+    /// Prints what comes next: a reply, or a line of a story. Cancel-safe.
+    async fn watch(&mut self) -> anyhow::Result<()> {
+        tokio::select! {
+            // A reply stands in the room before the bot can know it.
+            biased;
+            posted = self.posts.recv() => self.print_posted(posted),
+            entry = self.happens.next() => match entry {
+                Entry::Outcome(outcome) => Ok(self.tell(&outcome)?),
+                Entry::Mark(_) => Ok(()),
+            },
+        }
+    }
+
+    /// Tells what happened to an event, if that is worth a word.
+    fn tell(&mut self, outcome: &Outcome) -> io::Result<()> {
+        if let Some(message_id) = &outcome.message_id
+            && story::is_the_end(&outcome.what)
+            && let Some(mention) = self.mentions.get_mut(message_id)
+        {
+            mention.is_settled = true;
+            let without_reply = !matches!(outcome.what, What::Posted { .. });
+            if without_reply || mention.is_answered {
+                self.mentions.remove(message_id);
+            }
+        }
+        match self.stories.hear(outcome) {
+            Some(line) => print_aside(&line),
+            None => Ok(()),
+        }
+    }
+
+    /// Breaks something, or says what could be meant.
+    fn break_down(&self, command: &str, word: &str) -> io::Result<()> {
+        let Some(trouble) = trouble::meant(command, word) else {
+            return match trouble::words_after(command) {
+                Some(words) => note(&format_args!("/{command} what? {words}.")),
+                None => note(&"There is no such command; /help shows which there are."),
+            };
+        };
+        let others = !self.sandbox.faults().is_empty();
+        self.sandbox.break_down((trouble.fault)());
+        note(&trouble.says)?;
+        if others {
+            note(&"What was broken before comes first; /faults shows it.")?;
+        }
+        Ok(())
+    }
+
+    fn print_faults(&self) -> io::Result<()> {
+        let faults = self.sandbox.faults();
+        if faults.is_empty() {
+            return note(&"Nothing goes wrong.");
+        }
+        for waiting in faults {
+            let fault = serde_json::to_string(&waiting.fault)?;
+            note(&format_args!(
+                "  {fault}, {} times so far",
+                waiting.happened
+            ))?;
+        }
+        Ok(())
     }
 
     /// Does what a line asks for; false when it asks for the end.
@@ -181,6 +277,12 @@ impl<'a> Talk<'a> {
                 }
                 None => note(&"There is no such room: group, second or direct?")?,
             },
+            Line::Break(command, word) => self.break_down(command, word)?,
+            Line::Faults => self.print_faults()?,
+            Line::Heal => {
+                self.sandbox.heal();
+                note(&"Nothing goes wrong any more. What pauses goes on when its minute is over.")?;
+            }
             Line::Help => note(&HELP)?,
             Line::Unknown => note(&"There is no such command; /help shows which there are.")?,
             Line::Quit => return Ok(false),
@@ -191,12 +293,12 @@ impl<'a> Talk<'a> {
     /// The input is at its end: prints what is still being answered.
     async fn finish(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + REPLY_LIMIT;
-        while !self.unanswered.is_empty() {
-            match tokio::time::timeout_at(deadline, self.posts.recv()).await {
-                Ok(posted) => self.print_posted(posted)?,
+        while !self.mentions.is_empty() {
+            match tokio::time::timeout_at(deadline, self.watch()).await {
+                Ok(watched) => watched?,
                 Err(_elapsed) => bail!(
                     "{} messages were not answered within {REPLY_LIMIT:?}",
-                    self.unanswered.len()
+                    self.mentions.len()
                 ),
             }
         }
@@ -210,7 +312,12 @@ impl<'a> Talk<'a> {
             .say(format!("[To:{}]Chickwork さん\n{text}", town::BOT))
             .await?;
         if said.webhook_status == Some(200) {
-            self.unanswered.insert(said.message_id, began);
+            let mention = Mention {
+                began,
+                is_answered: false,
+                is_settled: false,
+            };
+            self.mentions.insert(said.message_id, mention);
         }
         Ok(())
     }
@@ -247,13 +354,17 @@ impl<'a> Talk<'a> {
             }
             Err(RecvError::Closed) => bail!("the sandbox has ended"),
         };
-        let began = posted
-            .answers
-            .as_ref()
-            .and_then(|message_id| self.unanswered.remove(message_id));
-        let after = began
-            .map(|began| format!(", after {} ms", began.elapsed().as_millis()))
-            .unwrap_or_default();
+        let mut after = String::new();
+        if let Some(message_id) = &posted.answers
+            && let Some(mention) = self.mentions.get_mut(message_id)
+        {
+            after = format!(", after {} ms", mention.began.elapsed().as_millis());
+            mention.is_answered = true;
+            self.answered += 1;
+            if mention.is_settled {
+                self.mentions.remove(message_id);
+            }
+        }
         print_message(
             &format_args!("Chickwork in room {}{after}", posted.room_id),
             &posted.body,
@@ -278,6 +389,9 @@ fn understand(line: &str) -> Line<'_> {
         ("as", key) => Line::As(key),
         ("room", key) => Line::Room(key),
         ("raw", text) if !text.is_empty() => Line::Raw(text),
+        ("simsimi" | "chatwork" | "lose", word) => Line::Break(name, word),
+        ("faults", "") => Line::Faults,
+        ("heal", "") => Line::Heal,
         _ => Line::Unknown,
     }
 }
@@ -287,6 +401,17 @@ fn print_message(head: &dyn Display, body: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{head}:")?;
     for line in body.lines() {
+        writeln!(out, "  {line}")?;
+    }
+    out.flush()
+}
+
+/// What happens behind the scene, between what is said: not so bright where there is brightness.
+fn print_aside(line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if out.is_terminal() {
+        writeln!(out, "  \x1b[2m{line}\x1b[0m")?;
+    } else {
         writeln!(out, "  {line}")?;
     }
     out.flush()
@@ -342,6 +467,12 @@ mod tests {
             ("/raw [toall] hello\n", Line::Raw("[toall] hello")),
             ("/as hana\n", Line::As("hana")),
             ("/room direct", Line::Room("direct")),
+            ("/simsimi  down\n", Line::Break("simsimi", "down")),
+            ("/chatwork", Line::Break("chatwork", "")),
+            ("/lose next answer", Line::Break("lose", "next answer")),
+            ("/faults", Line::Faults),
+            ("/heal\n", Line::Heal),
+            ("/heal me", Line::Unknown),
             ("/help\n", Line::Help),
             ("/quit\n", Line::Quit),
             ("/quit now", Line::Unknown),

@@ -1,0 +1,87 @@
+//! `chickwork dead`: what was given up is listed, shown, put back or dropped.
+
+pub(super) mod list;
+pub(super) mod show;
+pub(super) mod take;
+
+mod cause;
+mod groups;
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use chickwork_queue::dead::{DeadLetter, DeadRead};
+use chickwork_queue::{Queue, QueueError, Settings};
+use clap::Command;
+
+use crate::commands::Call;
+use crate::filter::Filter;
+use crate::settings::read::{Mistakes, Reader};
+use crate::settings::{OperatorSettings, Role};
+
+/// How long the queue may take to write its last records.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+pub(crate) fn command() -> Command {
+    Command::new("dead")
+        .about("Lists, shows, retries or drops dead letters: the jobs that were given up")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true)
+        .subcommands([
+            list::command(),
+            show::command(),
+            take::command(take::Deed::Retry),
+            take::command(take::Deed::Drop),
+        ])
+}
+
+fn settings(call: &Call) -> Result<OperatorSettings, Mistakes> {
+    let mut reader = Reader::new(&call.given, &[Role::Operator]);
+    let settings = OperatorSettings::read(&mut reader);
+    reader.finish(settings)
+}
+
+/// Does something with a queue that is there.
+async fn on_queue<T>(
+    settings: Settings,
+    work: impl AsyncFnOnce(&Queue) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let queue = Queue::open_existing(settings)
+        .await
+        .context("CHICKWORK_QUEUE cannot be used")?;
+    let done = work(&queue).await;
+    queue.close(CLOSE_LIMIT).await;
+    done
+}
+
+/// Dead letters that a filter chooses, oldest first.
+struct Chosen<'a> {
+    filter: &'a Filter,
+    read: DeadRead,
+    left: u64,
+}
+
+impl<'a> Chosen<'a> {
+    async fn of(queue: &Queue, filter: &'a Filter) -> Result<Self, QueueError> {
+        Ok(Self {
+            filter,
+            read: queue.dead_letters().read().await?,
+            left: filter.limit(),
+        })
+    }
+
+    /// The next one; `None` at the end.
+    async fn next(&mut self) -> Result<Option<DeadLetter>, QueueError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        while let Some(letter) = self.read.next().await? {
+            if self.filter.picks(&letter) {
+                self.left -= 1;
+                return Ok(Some(letter));
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,54 @@
+//! What a cause means for a person, and what can be done about it.
+
+use chickwork_queue::job::{Cause, Step};
+
+/// Two sentences or three.
+pub(super) struct Explained {
+    /// What happened.
+    pub(super) means: &'static str,
+    /// What can be done.
+    pub(super) cure: &'static str,
+}
+
+pub(super) fn explained(cause: Cause) -> Explained {
+    let (means, cure) = match cause {
+        Cause::Malformed => (
+            "It came from Chatwork, but it is not JSON or does not have the shape of its type.",
+            "Look at what it holds. If a newer release understands it, retry it there; else drop it.",
+        ),
+        Cause::Exhausted => (
+            "It was tried again and again until it was older than CHICKWORK_MAX_AGE. The error is that of the last try.",
+            "Retry it when the service works again.",
+        ),
+        Cause::Expired => (
+            "It was older than CHICKWORK_MAX_AGE before anything could be tried.",
+            "Retry it if an answer is still welcome: its age then counts anew. If many expire, look at the clock of this machine and at how long jobs wait.",
+        ),
+        Cause::Refused => (
+            "Chatwork refused the reply for good. The error has its words.",
+            "Mend what they name, for instance the bot's right to write in that room, and retry it; else drop it.",
+        ),
+        Cause::Uncertain => (
+            "Nobody could find out whether the reply is in the room.",
+            "Look into the room. If the reply is there, drop the letter. If it is not, retry it with --again. Retried without it, the bot looks for the reply once more.",
+        ),
+        Cause::Poison => (
+            "It came back ten times without having been settled. It seems to kill its worker.",
+            "Find out why, from the workers' logs and from what it holds, before you retry it.",
+        ),
+        Cause::Newer => (
+            "It was written by a newer release, and no worker of such a release came for an hour.",
+            "Start a worker of that release, then retry it.",
+        ),
+    };
+    Explained { means, cure }
+}
+
+/// What a step does.
+pub(super) fn step(step: Step) -> &'static str {
+    match step {
+        Step::Receive => "before any work, when it came in",
+        Step::Ask => "asking SimSimi",
+        Step::Post => "posting the reply",
+    }
+}

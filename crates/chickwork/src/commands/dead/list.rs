@@ -1,0 +1,148 @@
+//! `chickwork dead list`: what was given up, grouped or one by one.
+
+use std::io::{self, BufWriter, Write};
+use std::process::ExitCode;
+
+use chickwork_queue::Queue;
+use chickwork_queue::dead::DeadLetter;
+use clap::{Arg, ArgAction, Command};
+use jiff::Timestamp;
+
+use super::groups::Groups;
+use super::{Chosen, on_queue};
+use crate::command_line;
+use crate::commands::{Call, Order};
+use crate::filter::Filter;
+use crate::settings::read::Mistakes;
+use crate::words;
+
+/// An error is shown up to this length, in characters.
+const LONGEST_ERROR: usize = 200;
+
+const NOTES: &str = "\
+Listing changes nothing. JSON has one object a line with the fields id, bot, type,
+room_id, message_id, step, cause, error, attempts, received_at and buried_at (when
+it was given up). Times are RFC 3339; what is not known is null.
+
+Examples:
+  chickwork dead list
+  chickwork dead list --each --cause refused,uncertain --since 1d
+  chickwork dead list --json --step ask | jq -r .id";
+
+pub(super) fn command() -> Command {
+    command_line::operators(
+        "list",
+        "Lists dead letters, grouped by cause, step and error",
+    )
+    .args(Filter::flags())
+    .arg(
+        Arg::new("each")
+            .long("each")
+            .action(ArgAction::SetTrue)
+            .conflicts_with("json")
+            .help("One line for each, oldest first, instead of groups"),
+    )
+    .arg(
+        Arg::new("json")
+            .long("json")
+            .action(ArgAction::SetTrue)
+            .help("One JSON object a line for each, oldest first"),
+    )
+    .after_help(NOTES)
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    Groups,
+    Each,
+    Json,
+}
+
+pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
+    let settings = super::settings(call)?;
+    let filter = Filter::of(&call.flags, Timestamp::now());
+    let form = if call.flags.get_flag("json") {
+        Form::Json
+    } else if call.flags.get_flag("each") {
+        Form::Each
+    } else {
+        Form::Groups
+    };
+    let work = on_queue(settings.queue, async move |queue| {
+        let mut out = BufWriter::new(io::stdout());
+        let count = list(queue, &filter, form, &mut out).await?;
+        out.flush()?;
+        if count == 0 {
+            words::tell("There are no dead letters, or these flags choose none.");
+        }
+        Ok(ExitCode::SUCCESS)
+    });
+    Ok(Order {
+        logging: settings.logging,
+        work: Box::pin(work),
+    })
+}
+
+/// Writes them; returns how many there were.
+async fn list(
+    queue: &Queue,
+    filter: &Filter,
+    form: Form,
+    out: &mut impl Write,
+) -> anyhow::Result<u64> {
+    let mut groups = Groups::default();
+    let mut count = 0;
+    let mut chosen = Chosen::of(queue, filter).await?;
+    while let Some(letter) = chosen.next().await? {
+        match form {
+            Form::Groups => groups.add(&letter),
+            Form::Each => {
+                if count == 0 {
+                    headings(out)?;
+                }
+                row(&letter, out)?;
+            }
+            Form::Json => json(&letter, out)?,
+        }
+        count += 1;
+    }
+    if groups.total() > 0 {
+        groups.write(out, Timestamp::now())?;
+        writeln!(
+            out,
+            "{}. Next: chickwork dead list --each, dead show ID, dead retry or dead drop.",
+            words::count(count, "dead letter")
+        )?;
+    }
+    Ok(count)
+}
+
+fn headings(out: &mut impl Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "{:<36}  {:<20}  {:<9}  {:<7}  {:>5}  {:>10}  ERROR",
+        "ID", "GIVEN UP", "CAUSE", "STEP", "TRIES", "ROOM"
+    )
+}
+
+fn row(letter: &DeadLetter, out: &mut impl Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "{}  {:<20}  {:<9}  {:<7}  {:>5}  {:>10}  {}",
+        letter.id,
+        words::time(letter.buried_at),
+        letter.cause.as_str(),
+        letter.step.as_str(),
+        letter.attempts,
+        letter
+            .room_id
+            .map_or_else(|| "-".to_owned(), |room| room.to_string()),
+        words::line(&letter.error, LONGEST_ERROR),
+    )
+}
+
+/// One line of JSON.
+pub(super) fn json(letter: &DeadLetter, out: &mut impl Write) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, letter)?;
+    writeln!(out)
+}

@@ -1,0 +1,549 @@
+//! `chickwork dead retry` and `chickwork dead drop`: dead letters are put back or removed, after a
+//! preview and with consent, one by one and not too fast.
+
+use std::collections::HashSet;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use chickwork_queue::dead::{DeadLetter, Taking, Verdict};
+use chickwork_queue::event::EventId;
+use chickwork_queue::job::{Cause, Step};
+use chickwork_queue::{Queue, QueueError};
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
+use jiff::Timestamp;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use super::groups::Groups;
+use super::{Chosen, list, on_queue};
+use crate::command_line;
+use crate::commands::{Call, Order};
+use crate::consent::Consent;
+use crate::filter::{self, Filter};
+use crate::progress::Progress;
+use crate::settings::parse::{self, Rate};
+use crate::settings::read::Mistakes;
+use crate::shutdown::Shutdown;
+use crate::words;
+
+/// A run that is longer than this says so before it begins.
+const LONG: Duration = Duration::from_secs(10);
+/// How long the letter at hand may take once the command is to stop.
+const FINISH_LIMIT: Duration = Duration::from_secs(30);
+/// The longest reason, in bytes: it is kept with every letter's outcomes.
+const LONGEST_REASON: usize = 500;
+
+/// What is done with dead letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deed {
+    /// They are put back where they were given up, aged from now.
+    Retry,
+    /// They are removed for good.
+    Drop,
+}
+
+impl Deed {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Drop => "drop",
+        }
+    }
+
+    /// What stands in the outcomes unless a reason is given.
+    fn usual_reason(self) -> &'static str {
+        match self {
+            Self::Retry => "dead retry",
+            Self::Drop => "dead drop",
+        }
+    }
+
+    /// What became of them.
+    fn done(self) -> &'static str {
+        match self {
+            Self::Retry => "put back",
+            Self::Drop => "dropped",
+        }
+    }
+}
+
+const RETRY_NOTES: &str = "\
+Each letter goes back to the step that gave up, and its age counts from then on.
+First you are told what will happen, then you are asked, unless --yes. The id of
+each event is printed when its letter is back. Ctrl-C stops between two letters.
+Exits 0 when everything chosen was done, else 1.
+
+Examples:
+  chickwork dead retry 01a20caa-3f93-70fb-83f5-248e49a65e0a
+  chickwork dead retry --cause exhausted --since 2h --dry-run
+  chickwork dead retry --cause exhausted --since 2h --rate 2/1s --yes
+  chickwork dead retry --again 01a20caa-3f93-70fb-83f5-248e49a65e0a";
+
+const DROP_NOTES: &str = "\
+What is dropped is gone and will not be answered. First you are told what will
+happen, then you are asked, unless --yes. The id of each event is printed when its
+letter is gone. Ctrl-C stops between two letters. Exits 0 when everything chosen
+was done, else 1.
+
+Examples:
+  chickwork dead drop 01a20caa-3f93-70fb-83f5-248e49a65e0a --reason 'told her myself'
+  chickwork dead drop --cause malformed --until 7d
+  chickwork dead drop --all --rate 1000/1s";
+
+pub(super) fn command(deed: Deed) -> Command {
+    let (about, notes) = match deed {
+        Deed::Retry => (
+            "Puts dead letters back where they were given up",
+            RETRY_NOTES,
+        ),
+        Deed::Drop => ("Removes dead letters for good", DROP_NOTES),
+    };
+    let switch = |name: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .action(ArgAction::SetTrue)
+            .help(help)
+    };
+    let command = command_line::operators(deed.name(), about)
+        .args(Filter::flags())
+        .arg(
+            switch("all", "All there are")
+                .help_heading(filter::HEADING)
+                .conflicts_with_all(Filter::CHOICES),
+        )
+        .group(
+            ArgGroup::new("which")
+                .args(Filter::CHOICES)
+                .arg("all")
+                .multiple(true)
+                .required(true),
+        )
+        .arg(
+            Arg::new("reason")
+                .long("reason")
+                .value_name("TEXT")
+                .value_parser(reason)
+                .default_value(deed.usual_reason())
+                .help("Why; kept in the outcomes of each event"),
+        )
+        .arg(
+            Arg::new("rate")
+                .long("rate")
+                .value_name("RATE")
+                .value_parser(parse::rate)
+                .default_value("10/1s")
+                .help("At most so many in so much time"),
+        )
+        .arg(switch("dry-run", "Says what would happen, and ends"))
+        .arg(Consent::flag())
+        .arg(switch(
+            "json",
+            "Prints the fields of `dead list --json` instead of the id",
+        ))
+        .after_help(notes);
+    match deed {
+        Deed::Retry => command.arg(switch(
+            "again",
+            "Posts uncertain replies without looking for them: somebody has seen that they are not in the room",
+        )),
+        Deed::Drop => command,
+    }
+}
+
+/// What was asked for.
+#[derive(Debug)]
+struct Errand {
+    deed: Deed,
+    filter: Filter,
+    /// Whether uncertain replies are posted without looking.
+    again: bool,
+    reason: String,
+    rate: Rate,
+    dry_run: bool,
+    consent: Consent,
+    json: bool,
+}
+
+pub(crate) fn order(call: &Call, deed: Deed) -> Result<Order, Mistakes> {
+    let settings = super::settings(call)?;
+    let errand = Errand::of(&call.flags, deed, Timestamp::now());
+    let work = on_queue(settings.queue, async move |queue| errand.run(queue).await);
+    Ok(Order {
+        logging: settings.logging,
+        work: Box::pin(work),
+    })
+}
+
+impl Errand {
+    fn of(flags: &ArgMatches, deed: Deed, now: Timestamp) -> Self {
+        Self {
+            deed,
+            filter: Filter::of(flags, now),
+            again: deed == Deed::Retry && flags.get_flag("again"),
+            reason: flags
+                .get_one::<String>("reason")
+                .expect("it has a default")
+                .clone(),
+            rate: *flags.get_one("rate").expect("it has a default"),
+            dry_run: flags.get_flag("dry-run"),
+            consent: Consent::of(flags),
+            json: flags.get_flag("json"),
+        }
+    }
+
+    async fn run(self, queue: &Queue) -> anyhow::Result<ExitCode> {
+        let mut letters = Vec::new();
+        let mut chosen = Chosen::of(queue, &self.filter).await?;
+        while let Some(letter) = chosen.next().await? {
+            letters.push(letter);
+        }
+        let enough = letters.len() as u64 == self.filter.limit();
+        let all_found = enough || self.tell_of_missing(&letters);
+        let done = if letters.is_empty() {
+            words::tell("Nothing to do: there are no dead letters, or these flags choose none.");
+            true
+        } else {
+            // Whoever has closed stderr does without.
+            let _ = self.preview(&letters);
+            self.dry_run || self.agreed(&letters).await? && self.perform(queue, letters).await?
+        };
+        Ok(if all_found && done {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+
+    /// Says which of the named events have no dead letter; true if there are none such.
+    fn tell_of_missing(&self, letters: &[DeadLetter]) -> bool {
+        let found: HashSet<EventId> = letters.iter().map(|letter| letter.id).collect();
+        let is_missing = |id: &&EventId| !found.contains(id);
+        let missing: Vec<_> = self.filter.ids().iter().filter(is_missing).collect();
+        for id in &missing {
+            words::tell(format_args!("There is no such dead letter of {id}."));
+        }
+        missing.is_empty()
+    }
+
+    fn preview(&self, letters: &[DeadLetter]) -> io::Result<()> {
+        let mut out = io::stderr();
+        Groups::of(letters).write(&mut out, Timestamp::now())?;
+        for effect in effects(letters, self.deed, self.again) {
+            writeln!(out, "{effect}")?;
+        }
+        let pauses = u32::try_from(letters.len() - 1).unwrap_or(u32::MAX);
+        let time = self.pause() * pauses;
+        if time >= LONG {
+            writeln!(out, "This takes about {}; see --rate.", words::length(time))?;
+        }
+        Ok(())
+    }
+
+    /// From one letter to the next.
+    fn pause(&self) -> Duration {
+        self.rate.per / self.rate.calls
+    }
+
+    async fn agreed(&self, letters: &[DeadLetter]) -> anyhow::Result<bool> {
+        let these = words::count(letters.len() as u64, "dead letter");
+        let question = match self.deed {
+            Deed::Retry => format!("Put {these} back?"),
+            Deed::Drop => format!("Drop {these} for good?"),
+        };
+        let agreed = self.consent.to(question).await?;
+        if !agreed {
+            words::tell("Nothing was changed.");
+        }
+        Ok(agreed)
+    }
+
+    /// Does it. True when it was done to all.
+    async fn perform(&self, queue: &Queue, letters: Vec<DeadLetter>) -> anyhow::Result<bool> {
+        // From here on: a prompt is better interrupted in the usual way.
+        let (_trigger, shutdown) =
+            Shutdown::on_signals(FINISH_LIMIT).context("cannot wait for signals")?;
+        let mut pace = interval(self.pause());
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let total = letters.len() as u64;
+        let mut progress = Progress::of(total);
+        let mut end = Ok(End::Reached);
+        for (letters, verdict) in self.verdicts(letters) {
+            let expected = letters.len();
+            let taking = queue.dead_letters().take(letters, verdict);
+            end = self
+                .take(taking, expected, &mut pace, &shutdown, &mut progress)
+                .await;
+            if !matches!(end, Ok(End::Reached)) {
+                break;
+            }
+        }
+        let done = progress.done();
+        drop(progress);
+        let left = total - done;
+        let rest = match &end {
+            _ if left == 0 => String::new(),
+            Ok(End::Reached) => format!("; somebody else has taken {left} meanwhile"),
+            Ok(End::Stopped) | Err(_) => format!("; stopped, {left} left"),
+            Ok(End::Unread) => format!("; nobody reads on, so stopped, {left} left"),
+        };
+        words::tell(format_args!(
+            "{done} of {total} {}{rest}.",
+            self.deed.done()
+        ));
+        match end {
+            Err(error) if left > 0 => Err(error.into()),
+            _ => Ok(left == 0),
+        }
+    }
+
+    /// Who is treated how.
+    fn verdicts(&self, letters: Vec<DeadLetter>) -> Vec<(Vec<DeadLetter>, Verdict)> {
+        let reason = || self.reason.clone();
+        let retry = |again| Verdict::Retry {
+            reason: reason(),
+            again,
+        };
+        match self.deed {
+            Deed::Drop => vec![(letters, Verdict::Drop { reason: reason() })],
+            Deed::Retry if self.again => {
+                // To overrule the doubt about others would be to invite a second reply.
+                let (doubtful, others): (Vec<_>, Vec<_>) =
+                    letters.into_iter().partition(is_doubtful);
+                let verdicts = [(doubtful, retry(true)), (others, retry(false))];
+                let some = verdicts
+                    .into_iter()
+                    .filter(|(letters, _)| !letters.is_empty());
+                some.collect()
+            }
+            Deed::Retry => vec![(letters, retry(false))],
+        }
+    }
+
+    /// Takes out one after the other and prints what was taken.
+    async fn take(
+        &self,
+        mut taking: Taking,
+        expected: usize,
+        pace: &mut Interval,
+        shutdown: &Shutdown,
+        progress: &mut Progress,
+    ) -> Result<End, QueueError> {
+        let mut taken = 0;
+        loop {
+            // Nobody has to wait for the end.
+            if taken < expected {
+                tokio::select! {
+                    biased;
+                    () = shutdown.requested() => return Ok(End::Stopped),
+                    _ = pace.tick() => {}
+                }
+            }
+            let letter = tokio::select! {
+                letter = taking.next() => letter?,
+                () = shutdown.deadline() => return Ok(End::Stopped),
+            };
+            let Some(letter) = letter else {
+                return Ok(End::Reached);
+            };
+            taken += 1;
+            progress.step();
+            if self.print(&letter).is_err() {
+                return Ok(End::Unread);
+            }
+        }
+    }
+
+    fn print(&self, letter: &DeadLetter) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        if self.json {
+            list::json(letter, &mut out)
+        } else {
+            writeln!(out, "{}", letter.id)
+        }
+    }
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Nothing is left that could be taken.
+    Reached,
+    /// A signal came.
+    Stopped,
+    /// Whoever read the results has gone.
+    Unread,
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    match text.len() {
+        0 => Err("is empty".to_owned()),
+        1..=LONGEST_REASON => Ok(text.to_owned()),
+        _ => Err(format!("is longer than {LONGEST_REASON} bytes")),
+    }
+}
+
+/// Whether the reply may be in the room, for all that anybody knows.
+fn is_doubtful(letter: &DeadLetter) -> bool {
+    letter.cause == Cause::Uncertain && letter.step == Step::Post
+}
+
+/// What will happen, in sentences.
+fn effects(letters: &[DeadLetter], deed: Deed, again: bool) -> Vec<String> {
+    if deed == Deed::Drop {
+        let these = words::count(letters.len() as u64, "dead letter");
+        return vec![format!(
+            "{these} to be dropped: gone for good, and nobody is answered."
+        )];
+    }
+    let number = |fits: &dyn Fn(&DeadLetter) -> bool| {
+        letters.iter().filter(|letter| fits(letter)).count() as u64
+    };
+    let known = |letter: &DeadLetter| letter.cause != Cause::Newer && !is_doubtful(letter);
+    let at = |step| number(&|letter| known(letter) && letter.step == step);
+    let (ask, post, receive) = (at(Step::Ask), at(Step::Post), at(Step::Receive));
+    let newer = number(&|letter| letter.cause == Cause::Newer);
+    let doubtful = number(&is_doubtful);
+    let asked = words::count(ask, "time");
+    let effects = [
+        (
+            ask,
+            format!("to be asked again; SimSimi may be asked {asked}."),
+        ),
+        (post, "to be posted; nothing is asked again.".to_owned()),
+        (
+            doubtful,
+            if again {
+                "to be posted WITHOUT LOOKING; a reply that is in its room already is said twice."
+                    .to_owned()
+            } else {
+                "to be looked for in the room, and posted if certainly not there.".to_owned()
+            },
+        ),
+        (
+            receive,
+            "that could not be understood; given up again unless this release understands more."
+                .to_owned(),
+        ),
+        (
+            newer,
+            "to be put back as written, for a worker of a newer release.".to_owned(),
+        ),
+    ];
+    let mut sentences: Vec<String> = effects
+        .into_iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, effect)| format!("{number} {effect}"))
+        .collect();
+    if again && doubtful == 0 {
+        sentences.push("--again changes nothing here: no uncertain reply is chosen.".to_owned());
+    }
+    sentences
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filter::tests::a_letter;
+
+    fn errand(deed: Deed, flags: &[&str]) -> Result<Errand, clap::Error> {
+        let command = command(deed).no_binary_name(true);
+        let matches = command.try_get_matches_from(flags)?;
+        Ok(Errand::of(&matches, deed, Timestamp::UNIX_EPOCH))
+    }
+
+    #[test]
+    fn what_is_taken_has_to_be_said() {
+        let wrong: [&[&str]; 6] = [
+            &[],
+            &["--yes"],
+            &["--limit", "3"],
+            &["--all", "--cause", "expired"],
+            &["--all", "--rate", "10"],
+            &["--all", "--reason", ""],
+        ];
+        for flags in wrong {
+            for deed in [Deed::Retry, Deed::Drop] {
+                let error = errand(deed, flags).expect_err("wrong usage");
+                assert_eq!(error.exit_code(), 2, "{flags:?}");
+            }
+        }
+        let right: [&[&str]; 3] = [
+            &["--all", "--limit", "3"],
+            &["--cause", "expired", "--step", "ask"],
+            &["01a20caa-3f93-70fb-83f5-248e49a65e0a", "--room", "3"],
+        ];
+        for flags in right {
+            for deed in [Deed::Retry, Deed::Drop] {
+                let errand = errand(deed, flags).expect("right usage");
+                assert_eq!(errand.reason, deed.usual_reason());
+                assert_eq!(errand.consent, Consent::ToBeAsked);
+                assert_eq!(errand.pause(), Duration::from_millis(100));
+            }
+        }
+        assert!(errand(Deed::Drop, &["--all", "--again"]).is_err());
+    }
+
+    async fn letters(kinds: &[(Step, Cause)]) -> Vec<DeadLetter> {
+        let letter = a_letter().await;
+        let letters = kinds.iter().map(|(step, cause)| DeadLetter {
+            step: *step,
+            cause: *cause,
+            ..letter.clone()
+        });
+        letters.collect()
+    }
+
+    #[tokio::test]
+    async fn the_doubt_about_uncertain_replies_alone_is_overruled() {
+        let letters = letters(&[
+            (Step::Post, Cause::Refused),
+            (Step::Post, Cause::Uncertain),
+            (Step::Ask, Cause::Exhausted),
+        ])
+        .await;
+        let verdicts = |flags: &[&str]| -> Vec<(usize, bool)> {
+            let errand = errand(Deed::Retry, flags).expect("right usage");
+            let verdicts = errand.verdicts(letters.clone()).into_iter();
+            verdicts
+                .map(|(letters, verdict)| match verdict {
+                    Verdict::Retry { again, .. } => (letters.len(), again),
+                    Verdict::Drop { .. } => panic!("it is a retry"),
+                })
+                .collect()
+        };
+        assert_eq!(verdicts(&["--all"]), [(3, false)]);
+        assert_eq!(verdicts(&["--all", "--again"]), [(1, true), (2, false)]);
+    }
+
+    #[tokio::test]
+    async fn what_will_happen_is_said_before() {
+        let all = letters(&[
+            (Step::Receive, Cause::Malformed),
+            (Step::Ask, Cause::Exhausted),
+            (Step::Ask, Cause::Poison),
+            (Step::Post, Cause::Refused),
+            (Step::Post, Cause::Uncertain),
+            (Step::Post, Cause::Newer),
+        ])
+        .await;
+        let said = effects(&all, Deed::Retry, false);
+        let expected = [
+            "2 to be asked again; SimSimi may be asked 2 times.",
+            "1 to be posted; nothing is asked again.",
+            "1 to be looked for in the room, and posted if certainly not there.",
+            "1 that could not be understood; given up again unless this release understands more.",
+            "1 to be put back as written, for a worker of a newer release.",
+        ];
+        assert_eq!(said, expected);
+        let said = effects(&all, Deed::Retry, true);
+        assert!(said[2].contains("WITHOUT LOOKING"), "{said:?}");
+        let said = effects(&all[..1], Deed::Retry, true);
+        assert!(said[1].contains("--again changes nothing"), "{said:?}");
+        let said = effects(&all, Deed::Drop, false);
+        assert!(
+            said[0].starts_with("6 dead letters to be dropped"),
+            "{said:?}"
+        );
+    }
+}

@@ -1,0 +1,332 @@
+//! `chickwork doctor`: looks at everything that a bot depends on, and says in sentences what is wrong
+//! and what to do about it. It changes nothing, and one finding does not keep it from the next.
+
+mod ports;
+mod sense;
+mod services;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use chickwork_queue::examine::{Finding, Grade};
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, Command};
+
+use self::sense::Readable;
+use crate::command_line;
+use crate::commands::{Call, Order};
+use crate::settings::parse::LogFormat;
+use crate::settings::read::{Given, Kind, Mistake, Mistakes, Reader};
+use crate::settings::{
+    API_TOKEN, LoggingSettings, QUEUE, Role, SIMSIMI_API_KEY, SIMSIMI_LANG, WEBHOOK_TOKEN,
+};
+
+const ROLES: &[Role] = &[Role::Ingress, Role::Worker];
+
+const AFTER_HELP: &str = "\
+Each finding is one of three: ok; note, which works, but somebody should know; WRONG. Under it
+stands what to do. With --json each is one object on a line with the fields subject, grade, says
+and cure; grade is good, notice or wrong, and cure may be null.
+
+It asks Chatwork three questions, which count against the account's limit. It shows the names
+of rooms and accounts, and never a token. SimSimi is asked only with --ask, as that may cost a
+call.
+
+Exits 0 when nothing is wrong, else 1. Wrong settings are findings here.";
+
+pub(crate) fn command() -> Command {
+    let flag = |name: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .action(ArgAction::SetTrue)
+            .help(help)
+    };
+    command_line::one_shot(
+        "doctor",
+        "Checks settings, queue, tokens and clock, and says what is wrong and what to do",
+        ROLES,
+    )
+    .arg(
+        Arg::new("role")
+            .long("role")
+            .value_name("ROLE")
+            .value_parser(PossibleValuesParser::new(["serve", "ingress", "worker"]))
+            .default_value("serve")
+            .help("Checks what a process of this role needs, and nothing else"),
+    )
+    .arg(flag("ask", "Asks SimSimi one question"))
+    .arg(flag("strict", "Takes what somebody should know for wrong"))
+    .arg(flag("json", "Prints one JSON object a line"))
+    .after_help(AFTER_HELP)
+}
+
+/// What is to be looked at, and how it is told.
+#[derive(Debug)]
+struct Visit {
+    settings: Readable,
+    /// What the settings alone have told.
+    findings: Vec<Finding>,
+    asks: bool,
+    strict: bool,
+    json: bool,
+}
+
+pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
+    let role = call.flags.get_one::<String>("role").map(String::as_str);
+    let roles: &[Role] = match role {
+        Some("ingress") => &[Role::Ingress],
+        Some("worker") => &[Role::Worker],
+        _ => ROLES,
+    };
+    let mut reader = Reader::new(&call.given, roles);
+    let logging = LoggingSettings::read_quiet(&mut reader, command_line::QUIET);
+    let settings = Readable::read(&mut reader, &call.given, roles);
+    let variable = |name: &str| std::env::var(name).ok();
+    let findings = of_settings(reader.into_mistakes(), &call.given, &settings, &variable);
+    let visit = Visit {
+        settings,
+        findings,
+        asks: call.flags.get_flag("ask"),
+        strict: call.flags.get_flag("strict"),
+        json: call.flags.get_flag("json"),
+    };
+    Ok(Order {
+        // A mistake in these is a finding as any other.
+        logging: logging.unwrap_or_else(|| LoggingSettings {
+            filter: command_line::QUIET.to_owned(),
+            format: LogFormat::Text,
+        }),
+        work: Box::pin(run(visit)),
+    })
+}
+
+async fn run(visit: Visit) -> anyhow::Result<ExitCode> {
+    let Visit {
+        settings,
+        findings,
+        asks,
+        strict,
+        json,
+    } = visit;
+    let queue = async {
+        match settings.queue() {
+            Some(queue) => chickwork_queue::examine(&queue).await,
+            None => Vec::new(),
+        }
+    };
+    let simsimi = async {
+        if asks {
+            services::simsimi(&settings).await
+        } else {
+            Vec::new()
+        }
+    };
+    let (ports, queue, chatwork, simsimi) = tokio::join!(
+        ports::examine(&settings),
+        queue,
+        services::chatwork(&settings),
+        simsimi,
+    );
+    let findings = [findings, ports, queue, chatwork, simsimi].concat();
+
+    let mut out = io::stdout().lock();
+    if json {
+        for finding in &findings {
+            writeln!(out, "{}", json_line(finding))?;
+        }
+    } else {
+        for finding in &findings {
+            writeln!(out, "{}", lines(finding))?;
+        }
+        let not_asked = !asks && settings.simsimi_key.is_some();
+        writeln!(out, "\n{}", summary(&findings, not_asked))?;
+    }
+    let tolerated = if strict { Grade::Good } else { Grade::Notice };
+    Ok(
+        if findings.iter().all(|finding| finding.grade <= tolerated) {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        },
+    )
+}
+
+/// What can be told without asking anybody.
+fn of_settings(
+    mistakes: Vec<Mistake>,
+    given: &Given,
+    settings: &Readable,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Vec<Finding> {
+    let mistaken = mistakes.into_iter().map(|mistake| {
+        let cure = cure(&mistake);
+        wrong(mistake.setting, mistake.says, cure)
+    });
+    let unknown = given.unknown_variables().into_iter().map(|says| {
+        let cure = "Correct its name, or remove it.";
+        notice("environment", says, cure)
+    });
+    let mut findings: Vec<Finding> = mistaken.chain(unknown).collect();
+    findings.extend(sense::examine(settings, variable));
+    if findings.is_empty() {
+        findings.push(good(
+            "settings",
+            "They are complete, and none contradicts another.",
+        ));
+    }
+    findings
+}
+
+/// What to do about a setting that is wrong.
+fn cure(mistake: &Mistake) -> &'static str {
+    match mistake.kind {
+        Kind::Twice => "Unset one of the two.",
+        Kind::File => "Write the value into that file and nothing else, and let this user read it.",
+        Kind::Missing | Kind::Value => {
+            let wants = |name| mistake.setting == name;
+            if wants(WEBHOOK_TOKEN.about.name) {
+                "Copy the token, whole, from the edit screen of the webhook in Chatwork."
+            } else if wants(API_TOKEN.about.name) {
+                "Log in to Chatwork as the bot and copy the API token from its service integration."
+            } else if wants(SIMSIMI_API_KEY.about.name) {
+                "Copy the key of your project in the SimSimi workshop."
+            } else if wants(SIMSIMI_LANG.about.name) {
+                "Take SimSimi's own code; Vietnamese is vn, not vi."
+            } else if wants(QUEUE.about.name) {
+                "Write sqlite:PATH, or amqp://USER:PASSWORD@HOST/VHOST."
+            } else {
+                "Correct it, or unset it for its default: see `chickwork doctor --help`."
+            }
+        }
+    }
+}
+
+fn good(subject: &str, says: impl Into<String>) -> Finding {
+    Finding {
+        subject: subject.to_owned(),
+        grade: Grade::Good,
+        says: sentence(says.into()),
+        cure: None,
+    }
+}
+
+fn notice(subject: &str, says: impl Into<String>, cure: impl Into<String>) -> Finding {
+    Finding {
+        grade: Grade::Notice,
+        cure: Some(cure.into()),
+        ..good(subject, says)
+    }
+}
+
+fn wrong(subject: &str, says: impl Into<String>, cure: impl Into<String>) -> Finding {
+    Finding {
+        grade: Grade::Wrong,
+        ..notice(subject, says, cure)
+    }
+}
+
+/// Ends as a sentence does; what others say often does not.
+fn sentence(mut says: String) -> String {
+    if !says.ends_with(['.', '?', '!', '…']) {
+        says.push('.');
+    }
+    says
+}
+
+fn json_line(finding: &Finding) -> serde_json::Value {
+    let grade = match finding.grade {
+        Grade::Good => "good",
+        Grade::Notice => "notice",
+        Grade::Wrong => "wrong",
+    };
+    let Finding {
+        subject,
+        says,
+        cure,
+        ..
+    } = finding;
+    serde_json::json!({ "subject": subject, "grade": grade, "says": says, "cure": cure })
+}
+
+/// A finding for people: what, and under it what to do.
+fn lines(finding: &Finding) -> String {
+    let mark = match finding.grade {
+        Grade::Good => "ok   ",
+        Grade::Notice => "note ",
+        Grade::Wrong => "WRONG",
+    };
+    let Finding { subject, says, .. } = finding;
+    // What is said about a setting begins with it.
+    let headline = if says.contains(subject.as_str()) {
+        says.clone()
+    } else {
+        format!("{subject}: {says}")
+    };
+    match &finding.cure {
+        Some(cure) => format!("{mark} {headline}\n      {cure}"),
+        None => format!("{mark} {headline}"),
+    }
+}
+
+fn summary(findings: &[Finding], simsimi_was_not_asked: bool) -> String {
+    let count = |grade| findings.iter().filter(|found| found.grade == grade).count();
+    let wrong = match count(Grade::Wrong) {
+        0 => "Nothing is wrong".to_owned(),
+        1 => "One thing is wrong".to_owned(),
+        many => format!("{many} things are wrong"),
+    };
+    let notes = match count(Grade::Notice) {
+        0 => ".".to_owned(),
+        1 => "; there is one note.".to_owned(),
+        many => format!("; there are {many} notes."),
+    };
+    let not_asked = if simsimi_was_not_asked {
+        " SimSimi was not asked: --ask does, which may cost a call."
+    } else {
+        ""
+    };
+    format!("{wrong}{notes}{not_asked}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_is_a_line_and_its_cure_is_under_it() {
+        assert_eq!(
+            lines(&good("broker", "It is RabbitMQ 3.10.8.")),
+            "ok    broker: It is RabbitMQ 3.10.8."
+        );
+        assert_eq!(
+            lines(&wrong("LANG", "LANG=vi: is not a code", "Take vn.")),
+            "WRONG LANG=vi: is not a code.\n      Take vn."
+        );
+    }
+
+    #[test]
+    fn the_last_line_sums_up() {
+        let [ok, note, bad] = [good("a", "b"), notice("a", "b", "c"), wrong("a", "b", "c")];
+        assert_eq!(
+            summary(std::slice::from_ref(&ok), false),
+            "Nothing is wrong."
+        );
+        assert_eq!(
+            summary(&[ok, note.clone(), note.clone()], false),
+            "Nothing is wrong; there are 2 notes."
+        );
+        assert_eq!(
+            summary(&[note, bad], true),
+            "One thing is wrong; there is one note. SimSimi was not asked: --ask does, which may cost a call."
+        );
+    }
+
+    #[test]
+    fn json_has_the_documented_fields() {
+        assert_eq!(
+            json_line(&notice("clock", "late", "NTP")).to_string(),
+            r#"{"cure":"NTP","grade":"notice","says":"late.","subject":"clock"}"#
+        );
+        assert!(json_line(&good("clock", "right"))["cure"].is_null());
+    }
+}

@@ -1,0 +1,164 @@
+//! `chickwork status`: how the bot is, in plain words, from what its processes say of themselves and
+//! from what lies in the queue. Nothing is changed by looking.
+
+mod picture;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use chickwork_queue::{Queue, QueueError, Settings};
+use clap::{Arg, ArgAction, Command};
+use jiff::Timestamp;
+
+use self::picture::Picture;
+use crate::command_line;
+use crate::commands::{Call, Order};
+use crate::settings::read::{Mistakes, Reader};
+use crate::settings::{LOG, MAX_AGE, OperatorSettings, Role};
+
+const ROLES: &[Role] = &[Role::Operator, Role::Status];
+/// How often it is tried whether the queue can be used: the first connection may take too long.
+const TRIES: u32 = 3;
+/// Between two tries.
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(300);
+/// How long each look into the queue may take. Events of an hour may be many.
+const LOOK_LIMIT: Duration = Duration::from_secs(30);
+/// How long the connections may take to close.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+const AFTER_HELP: &str = "\
+Exits 0 when the queue can be used, an ingress and a worker are ready, and nothing is paused;
+else 1. Dead letters do not count: they wait for a person, and the bot goes on.
+
+--json prints one object with these fields; null is what is not known:
+  queue            the file, or the nodes of the broker
+  up               whether it can be used
+  works            what the exit code says
+  troubles         sentences: why it does not work
+  processes        each that reported in the last 30 s: process, host, pid, release, since,
+                   roles, ready, not_ready (why), stopping, posting, last_webhook_at, reported_at
+  waiting          events and replies that wait to be worked on
+  oldest_seconds   since when the oldest of them has been here
+  later            those that are put off
+  dead             dead letters
+  unfinished       events of the last CHICKWORK_MAX_AGE that have not come to an end
+  unfinished_oldest_seconds
+  queues           each queue: queue, jobs, consumers
+  account_limit    of the worker that posts: calls, left, until
+  pauses           step, reason, until
+  last_webhook_at  when the last webhook came in
+Times are RFC 3339.";
+
+pub(crate) fn command() -> Command {
+    command_line::with_default(
+        command_line::command(
+            "status",
+            "Says how the bot is: processes, what waits, pauses, limits, the last webhook",
+            ROLES,
+        ),
+        (&LOG.about, command_line::WATCHFUL),
+    )
+    .arg(
+        Arg::new("json")
+            .long("json")
+            .action(ArgAction::SetTrue)
+            .help("Prints one JSON object"),
+    )
+    .after_help(AFTER_HELP)
+}
+
+pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
+    let mut reader = Reader::new(&call.given, ROLES);
+    let settings = OperatorSettings::read(&mut reader);
+    let max_age = reader.get(&MAX_AGE);
+    let (settings, max_age) = reader.finish(settings.zip(max_age))?;
+    let OperatorSettings { logging, queue } = settings;
+    let json = call.flags.get_flag("json");
+    Ok(Order {
+        logging,
+        work: Box::pin(run(queue, max_age, json)),
+    })
+}
+
+async fn run(settings: Settings, max_age: Duration, json: bool) -> anyhow::Result<ExitCode> {
+    let picture = match Queue::open_existing(settings).await {
+        Ok(queue) => {
+            let picture = look(&queue, max_age).await;
+            queue.close(CLOSE_LIMIT).await;
+            picture
+        }
+        Err(error) => Picture {
+            down: Some(error.to_string()),
+            ..Picture::default()
+        },
+    };
+    let mut out = io::stdout().lock();
+    if json {
+        writeln!(out, "{}", picture.json())?;
+    } else {
+        for line in picture.lines() {
+            writeln!(out, "{line}")?;
+        }
+    }
+    Ok(if picture.troubles().is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Looks at everything once.
+async fn look(queue: &Queue, max_age: Duration) -> Picture {
+    let now = Timestamp::now();
+    let picture = Picture {
+        now,
+        queue: Some(queue.describe()),
+        max_age,
+        ..Picture::default()
+    };
+    if let Err(error) = usable(queue).await {
+        let down = Some(error.to_string());
+        return Picture { down, ..picture };
+    }
+    let since = now.saturating_sub(max_age).unwrap_or(now);
+    let (reports, depths, unfinished, last_event) = tokio::join!(
+        seen("what the processes say", queue.reports()),
+        seen("the depths", queue.depths()),
+        seen("what has not come to an end", queue.unfinished(since)),
+        seen("the last event", queue.last_event()),
+    );
+    Picture {
+        reports,
+        depths,
+        unfinished,
+        last_event: last_event.flatten(),
+        ..picture
+    }
+}
+
+/// Whether the queue can be used, tried a few times.
+async fn usable(queue: &Queue) -> Result<(), QueueError> {
+    for _ in 1..TRIES {
+        if queue.check().await.is_ok() {
+            return Ok(());
+        }
+        tokio::time::sleep(TRY_AGAIN_AFTER).await;
+    }
+    queue.check().await
+}
+
+/// What was seen. What could not be seen is told on stderr, and the rest is worth having without it.
+async fn seen<T>(what: &str, looking: impl Future<Output = Result<T, QueueError>>) -> Option<T> {
+    match tokio::time::timeout(LOOK_LIMIT, looking).await {
+        Ok(Ok(seen)) => Some(seen),
+        Ok(Err(error)) => {
+            log::warn!("{what} could not be seen: {error}");
+            None
+        }
+        Err(_elapsed) => {
+            log::warn!("{what} could not be seen within {LOOK_LIMIT:?}");
+            None
+        }
+    }
+}

@@ -1,0 +1,517 @@
+//! How the bot is at one moment, and the words for it. Pure.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chickwork_queue::job::Step;
+use chickwork_queue::report::{AccountLimit, Depth, Paused, Report, Unfinished};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use crate::words;
+
+/// The queue of what is put off, and that of what was given up.
+const LATER: &str = "later";
+const DEAD: &str = "dead";
+/// Without a webhook for so long one should look whether Chatwork still sends them.
+const SILENCE: SignedDuration = SignedDuration::from_hours(24);
+/// A reason is shown up to this length, in characters.
+const LONGEST_REASON: usize = 300;
+
+/// What was seen at one time; `None` where something could not be seen.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Picture {
+    pub(super) now: Timestamp,
+    /// Where the queue is, if it could be opened.
+    pub(super) queue: Option<String>,
+    /// How far back it was looked for what has not come to an end.
+    pub(super) max_age: Duration,
+    /// Why the queue cannot be used.
+    pub(super) down: Option<String>,
+    pub(super) reports: Option<Vec<Report>>,
+    pub(super) depths: Option<Vec<Depth>>,
+    pub(super) unfinished: Option<Unfinished>,
+    pub(super) last_event: Option<Timestamp>,
+}
+
+impl Picture {
+    /// Why the bot does not work; nothing if it does.
+    pub(super) fn troubles(&self) -> Vec<String> {
+        if let Some(why) = &self.down {
+            return vec![format!("the queue cannot be used: {why}")];
+        }
+        let mut troubles = Vec::new();
+        for (role, without) in [
+            ("ingress", "nobody takes webhooks"),
+            ("worker", "nobody asks and posts"),
+        ] {
+            let mut able = self.at_work().filter(|report| has_role(report, role));
+            if able.any(|report| report.not_ready.is_none()) {
+                continue;
+            }
+            let there = self.at_work().any(|report| has_role(report, role));
+            let why = if there {
+                format!("no {role} is ready")
+            } else {
+                format!("no {role} reports")
+            };
+            troubles.push(format!("{without}: {why}"));
+        }
+        // After its time the next job tries again; whether in vain nobody knows yet.
+        let pauses = self.pauses().into_iter();
+        let lasting = pauses.filter(|paused| paused.until > self.now);
+        troubles.extend(lasting.map(|paused| self.pause(&paused)));
+        troubles
+    }
+
+    /// The picture in sentences that could be read aloud.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let troubles = self.troubles();
+        let mut lines = Vec::new();
+        if troubles.is_empty() {
+            lines.push("The bot works.".to_owned());
+        } else {
+            lines.push("The bot does not work:".to_owned());
+            lines.extend(troubles.iter().map(|trouble| format!("  {trouble}.")));
+        }
+        if let Some(queue) = &self.queue {
+            lines.push(format!("Queue: {queue}."));
+        }
+        if self.down.is_some() {
+            return lines;
+        }
+        lines.extend(self.of_processes());
+        lines.extend(self.of_work());
+        lines.extend(self.of_past_pauses());
+        lines.extend(self.account_limit().map(|limit| self.of_limit(&limit)));
+        lines.push(self.of_last_webhook());
+        lines
+    }
+
+    /// The picture for programs.
+    pub(super) fn json(&self) -> Value {
+        let troubles = self.troubles();
+        let depths = self.depths.as_deref();
+        let seconds = |at: Option<Timestamp>| at.map(|at| self.since(at).as_secs());
+        let (waiting, oldest) = self.waiting().unzip();
+        json!({
+            "queue": self.queue,
+            "up": self.down.is_none(),
+            "works": troubles.is_empty(),
+            "troubles": troubles,
+            "processes": self.reports.as_ref().map(|reports| reports.iter().map(process).collect::<Vec<_>>()),
+            "waiting": waiting,
+            "oldest_seconds": seconds(oldest.flatten()),
+            "later": self.jobs(LATER),
+            "dead": self.jobs(DEAD),
+            "unfinished": self.unfinished.map(|unfinished| unfinished.count),
+            "unfinished_oldest_seconds": seconds(self.unfinished.and_then(|unfinished| unfinished.oldest)),
+            "queues": depths.map(|depths| depths.iter().map(depth).collect::<Vec<_>>()),
+            "account_limit": self.account_limit(),
+            "pauses": self.reports.as_ref().map(|_| self.pauses()),
+            "last_webhook_at": self.last_webhook(),
+        })
+    }
+
+    fn of_processes(&self) -> Vec<String> {
+        let Some(reports) = &self.reports else {
+            return vec!["What the processes say could not be seen.".to_owned()];
+        };
+        if reports.is_empty() {
+            return vec!["No process has reported in the last 30 s.".to_owned()];
+        }
+        let kinds = counted(reports.iter().map(kind));
+        let kinds: Vec<String> = kinds
+            .into_iter()
+            .map(|(kind, count)| format!("{count} {kind}"))
+            .collect();
+        let mut lines = vec![format!("Processes: {}.", kinds.join(", "))];
+        let not_ready = reports.iter().filter_map(|report| {
+            let why = report.not_ready.as_ref().filter(|_| !report.stopping)?;
+            let why = words::line(why, LONGEST_REASON);
+            Some(format!("{} is not ready: {why}", kind(report)))
+        });
+        for (what, count) in counted(not_ready) {
+            lines.push(format!("  {count} {what}"));
+        }
+        let stopping = reports.iter().filter(|report| report.stopping).count();
+        if stopping > 0 {
+            lines.push(format!("  {stopping} of them stopping, or just stopped"));
+        }
+        let releases = counted(reports.iter().map(|report| report.release.clone()));
+        if releases.len() > 1 {
+            let releases: Vec<String> = releases
+                .into_iter()
+                .map(|(release, count)| format!("{count} of {release}"))
+                .collect();
+            lines.push(format!("  of different releases: {}", releases.join(", ")));
+        }
+        lines
+    }
+
+    fn of_work(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        match self.waiting() {
+            None => lines.push("What waits could not be seen.".to_owned()),
+            Some((0, _)) => lines.push("Nothing waits.".to_owned()),
+            Some((count, oldest)) => {
+                let oldest = oldest.map(|oldest| format!(", the oldest for {}", self.age(oldest)));
+                lines.push(format!("{count} waiting{}.", oldest.unwrap_or_default()));
+            }
+        }
+        if let Some(later @ 1..) = self.jobs(LATER) {
+            lines.push(format!("{later} put off until later."));
+        }
+        if let Some(dead @ 1..) = self.jobs(DEAD) {
+            let dead = words::count(dead, "dead letter");
+            lines.push(format!("{dead}: see `chickwork dead list`."));
+        }
+        if let Some(Unfinished {
+            count: count @ 1..,
+            oldest,
+        }) = self.unfinished
+        {
+            let oldest = oldest.map(|oldest| format!(", the oldest after {}", self.age(oldest)));
+            lines.push(format!(
+                "Of the last {}, {} {} not come to an end{}.",
+                words::length(self.max_age),
+                words::count(count, "event"),
+                if count == 1 { "has" } else { "have" },
+                oldest.unwrap_or_default()
+            ));
+        }
+        lines
+    }
+
+    fn of_limit(&self, limit: &AccountLimit) -> String {
+        let AccountLimit { calls, left, until } = limit;
+        let rest = self.until(*until);
+        let again = if left < calls {
+            format!(", all of them again in {}", words::length(rest))
+        } else {
+            String::new()
+        };
+        format!("Account limit: {left} of {calls} calls left{again}.")
+    }
+
+    fn of_last_webhook(&self) -> String {
+        let Some(at) = self.last_webhook() else {
+            return "No webhook has come so far.".to_owned();
+        };
+        let came = format!("The last webhook came {}", words::ago(at, self.now));
+        if self.now.duration_since(at) > SILENCE {
+            format!(
+                "{came}: look at the webhook's edit screen whether Chatwork has switched it off."
+            )
+        } else {
+            format!("{came}.")
+        }
+    }
+
+    fn pause(&self, paused: &Paused) -> String {
+        let step = match paused.step {
+            Step::Ask => "asking",
+            Step::Post => "posting",
+            Step::Receive => "receiving",
+        };
+        let rest = words::length(self.until(paused.until));
+        let reason = words::line(&paused.reason, LONGEST_REASON);
+        format!("{step} is paused for {rest}: {reason}")
+    }
+
+    fn of_past_pauses(&self) -> Vec<String> {
+        let pauses = self.pauses().into_iter();
+        let past = pauses.filter(|paused| paused.until <= self.now);
+        past.map(|paused| {
+            let verb = paused.step.as_str();
+            let reason = words::line(&paused.reason, LONGEST_REASON);
+            format!("The next job to {verb} tries again after a pause: {reason}.")
+        })
+        .collect()
+    }
+
+    /// Those that do not stop.
+    fn at_work(&self) -> impl Iterator<Item = &Report> {
+        let reports = self.reports.iter().flatten();
+        reports.filter(|report| !report.stopping)
+    }
+
+    /// What each step pauses for, the longest pause of each; every process has its own.
+    fn pauses(&self) -> Vec<Paused> {
+        let mut longest: BTreeMap<&str, &Paused> = BTreeMap::new();
+        for paused in self.at_work().flat_map(|report| &report.pauses) {
+            let known = longest.entry(paused.step.as_str()).or_insert(paused);
+            if known.until < paused.until {
+                *known = paused;
+            }
+        }
+        longest.into_values().cloned().collect()
+    }
+
+    /// What is left to the worker that posts. While one takes over from another both may say so.
+    fn account_limit(&self) -> Option<AccountLimit> {
+        let limits = self
+            .at_work()
+            .filter_map(|report| report.account_limit.clone());
+        limits.min_by_key(|limit| limit.left)
+    }
+
+    /// How much waits to be worked on, and since when.
+    fn waiting(&self) -> Option<(u64, Option<Timestamp>)> {
+        let depths = self.depths.as_ref()?;
+        let waiting = || {
+            depths
+                .iter()
+                .filter(|depth| ![LATER, DEAD].contains(&depth.queue.as_str()))
+        };
+        let count = waiting().map(|depth| depth.jobs).sum();
+        let told = waiting().filter_map(|depth| depth.oldest).min();
+        // A broker does not tell; the archive does.
+        let oldest = told
+            .or_else(|| self.unfinished?.oldest)
+            .filter(|_| count > 0);
+        Some((count, oldest))
+    }
+
+    fn jobs(&self, queue: &str) -> Option<u64> {
+        let mut depths = self.depths.iter().flatten();
+        depths
+            .find(|depth| depth.queue == queue)
+            .map(|depth| depth.jobs)
+    }
+
+    fn last_webhook(&self) -> Option<Timestamp> {
+        let reports = self.reports.iter().flatten();
+        let told = reports.filter_map(|report| report.last_webhook).max();
+        told.max(self.last_event)
+    }
+
+    fn age(&self, at: Timestamp) -> String {
+        words::length(self.since(at))
+    }
+
+    /// How long ago; nothing if that is still to come.
+    fn since(&self, at: Timestamp) -> Duration {
+        Duration::try_from(self.now.duration_since(at)).unwrap_or_default()
+    }
+
+    /// How long it still takes; nothing if that has passed.
+    fn until(&self, at: Timestamp) -> Duration {
+        Duration::try_from(at.duration_since(self.now)).unwrap_or_default()
+    }
+}
+
+fn has_role(report: &Report, role: &str) -> bool {
+    report.roles.iter().any(|name| name == role)
+}
+
+/// What kind of process it is: its role, or `serve` with both.
+fn kind(report: &Report) -> String {
+    match report.roles.as_slice() {
+        [role] => role.clone(),
+        _ => "serve".to_owned(),
+    }
+}
+
+fn counted(names: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for name in names {
+        *counts.entry(name).or_default() += 1;
+    }
+    counts
+}
+
+fn process(report: &Report) -> Value {
+    json!({
+        "process": report.process,
+        "host": report.host,
+        "pid": report.pid,
+        "release": report.release,
+        "since": report.since,
+        "roles": report.roles,
+        "ready": report.not_ready.is_none(),
+        "not_ready": report.not_ready,
+        "stopping": report.stopping,
+        "posting": report.posting,
+        "last_webhook_at": report.last_webhook,
+        "reported_at": report.at,
+    })
+}
+
+fn depth(depth: &Depth) -> Value {
+    json!({ "queue": depth.queue, "jobs": depth.jobs, "consumers": depth.consumers })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(NOW + seconds).expect("a time")
+    }
+
+    fn report(roles: &[&str]) -> Report {
+        let json = json!({
+            "v": 1,
+            "at": at(-2),
+            "process": "01936b1e-7a00-7000-8000-000000000001",
+            "host": "chick-1",
+            "pid": 7,
+            "release": "0.1.0",
+            "since": at(-3600),
+            "roles": roles,
+        });
+        serde_json::from_value(json).expect("a report")
+    }
+
+    fn depth(queue: &str, jobs: u64, oldest: Option<i64>) -> Depth {
+        Depth {
+            queue: queue.to_owned(),
+            jobs,
+            oldest: oldest.map(at),
+            consumers: None,
+        }
+    }
+
+    fn picture(reports: Vec<Report>) -> Picture {
+        Picture {
+            now: at(0),
+            queue: Some("/var/lib/chickwork.db".to_owned()),
+            max_age: Duration::from_secs(3600),
+            reports: Some(reports),
+            depths: Some(vec![
+                depth("ask", 0, None),
+                depth("post.bot", 0, None),
+                depth("later", 0, None),
+                depth("dead", 0, None),
+            ]),
+            unfinished: Some(Unfinished::default()),
+            last_event: Some(at(-65)),
+            down: None,
+        }
+    }
+
+    #[test]
+    fn a_bot_at_rest_needs_few_words() {
+        let picture = picture(vec![report(&["ingress", "worker"])]);
+        assert_eq!(
+            picture.lines(),
+            [
+                "The bot works.",
+                "Queue: /var/lib/chickwork.db.",
+                "Processes: 1 serve.",
+                "Nothing waits.",
+                "The last webhook came 1 min ago.",
+            ]
+        );
+        let json = picture.json();
+        assert_eq!(json["works"], true);
+        assert_eq!(json["waiting"], 0);
+        assert_eq!(json["oldest_seconds"], Value::Null);
+        assert_eq!(json["pauses"], json!([]));
+    }
+
+    #[test]
+    fn a_busy_bot_tells_what_waits_and_what_is_left() {
+        let mut posting = report(&["worker"]);
+        posting.account_limit = Some(AccountLimit {
+            calls: 300,
+            left: 212,
+            until: at(240),
+        });
+        let mut newer = report(&["worker"]);
+        newer.release = "0.2.0".to_owned();
+        newer.not_ready = Some("reading the outcomes".to_owned());
+        let mut leaving = report(&["ingress"]);
+        leaving.stopping = true;
+        leaving.not_ready = Some("the process is stopping".to_owned());
+        let mut picture = picture(vec![report(&["ingress"]), posting, newer, leaving]);
+        picture.depths = Some(vec![
+            depth("ask", 10, Some(-4)),
+            depth("post.bot", 2, Some(-3)),
+            depth("later", 5, Some(-300)),
+            depth("dead", 2, Some(-3000)),
+        ]);
+        picture.unfinished = Some(Unfinished {
+            count: 17,
+            oldest: Some(at(-240)),
+        });
+        picture.last_event = Some(at(-26 * 3600));
+        assert_eq!(
+            picture.lines(),
+            [
+                "The bot works.",
+                "Queue: /var/lib/chickwork.db.",
+                "Processes: 2 ingress, 2 worker.",
+                "  1 worker is not ready: reading the outcomes",
+                "  1 of them stopping, or just stopped",
+                "  of different releases: 3 of 0.1.0, 1 of 0.2.0",
+                "12 waiting, the oldest for 4 s.",
+                "5 put off until later.",
+                "2 dead letters: see `chickwork dead list`.",
+                "Of the last 1 h, 17 events have not come to an end, the oldest after 4 min.",
+                "Account limit: 212 of 300 calls left, all of them again in 4 min.",
+                "The last webhook came 1 d ago: look at the webhook's edit screen whether Chatwork has switched it off.",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_keeps_the_bot_from_working_comes_first() {
+        let nobody = picture(Vec::new());
+        assert_eq!(
+            nobody.troubles(),
+            [
+                "nobody takes webhooks: no ingress reports",
+                "nobody asks and posts: no worker reports"
+            ]
+        );
+        let mut unready = report(&["worker"]);
+        unready.not_ready = Some("why".to_owned());
+        let unready = picture(vec![report(&["ingress"]), unready]);
+        assert_eq!(
+            unready.troubles(),
+            ["nobody asks and posts: no worker is ready"]
+        );
+
+        let mut paused = report(&["ingress", "worker"]);
+        let pause = |reason: &str, until| Paused {
+            step: Step::Ask,
+            reason: reason.to_owned(),
+            until: at(until),
+        };
+        paused.pauses = vec![pause("quota", 40)];
+        let mut longer = paused.clone();
+        longer.pauses = vec![pause("quota", 90)];
+        let mut over = paused.clone();
+        over.pauses = vec![pause("quota", -1)];
+        let paused = picture(vec![paused, longer]);
+        assert_eq!(paused.troubles(), ["asking is paused for 1 min: quota"]);
+        let over = picture(vec![over]);
+        assert_eq!(over.troubles(), [""; 0]);
+        let told = "The next job to ask tries again after a pause: quota.".to_owned();
+        assert!(over.lines().contains(&told), "{:?}", over.lines());
+
+        let down = Picture {
+            down: Some("it is away".to_owned()),
+            reports: None,
+            ..picture(Vec::new())
+        };
+        assert_eq!(down.troubles(), ["the queue cannot be used: it is away"]);
+        assert_eq!(down.json()["processes"], Value::Null);
+    }
+
+    #[test]
+    fn a_broker_does_not_tell_ages_and_the_archive_does() {
+        let mut picture = picture(Vec::new());
+        picture.depths = Some(vec![depth("ask", 3, None)]);
+        picture.unfinished = Some(Unfinished {
+            count: 3,
+            oldest: Some(at(-7)),
+        });
+        assert_eq!(picture.json()["oldest_seconds"], 7);
+        assert_eq!(picture.json()["dead"], Value::Null);
+    }
+}

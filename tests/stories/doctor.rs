@@ -1,0 +1,509 @@
+//! What `chickwork doctor` says: nothing is wrong where nothing is; else what, and what to do.
+
+use std::path::Path;
+use std::process::Output;
+
+use anyhow::{Context, ensure};
+use chickwork_sandbox::fault::{Call, Fault, Service};
+use chickwork_sandbox::{DEMO_API_KEY, DEMO_API_TOKEN, DEMO_WEBHOOK_TOKEN, Sandbox, town};
+use chickwork_tests::bot::Plan;
+use chickwork_tests::process::{Environment, chickwork, choose_crypto, free_port};
+use chickwork_tests::stage::{Kind, Stage, within};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long a visit may take, whatever does not answer.
+const VISIT: std::time::Duration = std::time::Duration::from_secs(60);
+/// An API token as Chatwork's look.
+const AN_API_TOKEN: &str = "0123456789abcdef0123456789abcdef";
+/// A webhook token as Chatwork's look.
+const A_WEBHOOK_TOKEN: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+/// A bot that is set up and does not run.
+struct Patient {
+    sandbox: Sandbox,
+    stage: Stage,
+    environment: Environment,
+    folder: TempDir,
+}
+
+/// What the doctor said.
+struct Visit {
+    exit: Option<i32>,
+    said: String,
+}
+
+impl Patient {
+    async fn on(kind: Kind) -> anyhow::Result<Self> {
+        choose_crypto();
+        let stage = tokio::task::block_in_place(|| Stage::new(kind))?;
+        let sandbox = Sandbox::start(chickwork_sandbox::Settings::demo()).await?;
+        let listen = |port| format!("127.0.0.1:{port}");
+        let environment = [
+            ("CHICKWORK_QUEUE", stage.location()),
+            ("CHICKWORK_LISTEN", listen(free_port()?)),
+            ("CHICKWORK_ADMIN_LISTEN", listen(free_port()?)),
+            ("CHATWORK_WEBHOOK_TOKEN", DEMO_WEBHOOK_TOKEN.to_owned()),
+            ("CHATWORK_API_TOKEN", DEMO_API_TOKEN.to_owned()),
+            ("CHATWORK_API_URL", sandbox.chatwork_url()),
+            ("SIMSIMI_API_KEY", DEMO_API_KEY.to_owned()),
+            ("SIMSIMI_API_URL", sandbox.simsimi_url()),
+        ];
+        let mut environment: Environment = environment
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        if kind == Kind::Rabbitmq {
+            let namespace = stage.namespace().to_owned();
+            environment.insert("CHICKWORK_NAMESPACE".to_owned(), namespace);
+        }
+        Ok(Self {
+            sandbox,
+            stage,
+            environment,
+            folder: tempfile::tempdir()?,
+        })
+    }
+
+    /// Calls the doctor; with these settings and flags besides.
+    async fn visit(&self, changes: &[(&str, &str)], flags: &[&str]) -> anyhow::Result<Visit> {
+        let mut command = chickwork("doctor")?;
+        command
+            .current_dir(&self.folder)
+            .envs(&self.environment)
+            .envs(changes.iter().copied())
+            .args(flags);
+        for (name, value) in changes {
+            if value.is_empty() {
+                command.env_remove(name);
+            }
+        }
+        let output = within(VISIT, "the doctor is done", command.output()).await??;
+        Visit::of(&output)
+    }
+}
+
+impl Visit {
+    fn of(output: &Output) -> anyhow::Result<Self> {
+        let said = String::from_utf8(output.stdout.clone())?;
+        let complaints = String::from_utf8_lossy(&output.stderr);
+        for secret in [
+            DEMO_WEBHOOK_TOKEN,
+            DEMO_API_TOKEN,
+            DEMO_API_KEY,
+            AN_API_TOKEN,
+            A_WEBHOOK_TOKEN,
+            "hush",
+        ] {
+            ensure!(
+                !said.contains(secret) && !complaints.contains(secret),
+                "a secret is told:\n{said}{complaints}"
+            );
+        }
+        ensure!(complaints.is_empty(), "{complaints}");
+        Ok(Self {
+            exit: output.status.code(),
+            said,
+        })
+    }
+
+    fn expect(&self, exit: i32, words: &[&str]) -> anyhow::Result<()> {
+        let missing: Vec<_> = words
+            .iter()
+            .filter(|words| !self.said.contains(**words))
+            .collect();
+        ensure!(
+            self.exit == Some(exit) && missing.is_empty(),
+            "exit {:?} for {exit}, and {missing:?} not in:\n{}",
+            self.exit,
+            self.said
+        );
+        Ok(())
+    }
+}
+
+fn is_empty(folder: &Path) -> anyhow::Result<bool> {
+    Ok(std::fs::read_dir(folder)?.next().is_none())
+}
+
+/// Where everything is right, it says so, spends nothing and leaves nothing.
+pub(super) async fn the_doctor_finds_nothing_where_nothing_is_wrong(
+    kind: Kind,
+) -> anyhow::Result<()> {
+    let patient = Patient::on(kind).await?;
+    for role in ["serve", "ingress", "worker"] {
+        let visit = patient.visit(&[], &["--role", role]).await?;
+        visit.expect(0, &["Nothing is wrong"])?;
+    }
+    let visit = patient.visit(&[], &[]).await?;
+    visit.expect(
+        0,
+        &[
+            "The API token is that of Chickwork, account 1000001",
+            "clock: It agrees with Chatwork's",
+            "is free to listen on",
+            "SimSimi was not asked",
+        ],
+    )?;
+    assert_eq!(patient.sandbox.ledger().asked.len(), 0);
+    let visit = patient.visit(&[], &["--ask"]).await?;
+    visit.expect(0, &["It answers in vn"])?;
+    assert_eq!(patient.sandbox.ledger().asked.len(), 1);
+
+    ensure!(is_empty(patient.folder.path())?, "something was created");
+    match patient.stage.location().strip_prefix("sqlite:") {
+        Some(file) => ensure!(!Path::new(file).exists(), "a queue was created"),
+        None => {
+            let channel = patient.stage.operator().await?.create_channel().await?;
+            let ask = format!("{}.ask", patient.stage.namespace());
+            let passive = lapin::options::QueueDeclareOptions {
+                passive: true,
+                ..Default::default()
+            };
+            let declared = channel.queue_declare(ask.into(), passive, Default::default());
+            ensure!(declared.await.is_err(), "a queue was created");
+        }
+    }
+    Ok(())
+}
+
+/// A running bot may be looked at as well.
+pub(super) async fn the_doctor_visits_a_bot_at_work(kind: Kind) -> anyhow::Result<()> {
+    let bot = Plan::on(kind)?.start().await?;
+    let mut command = chickwork("doctor")?;
+    command.envs(bot.front.environment()).args([
+        "--role",
+        if bot.workers.is_empty() {
+            "serve"
+        } else {
+            "ingress"
+        },
+    ]);
+    let output = within(VISIT, "the doctor is done", command.output()).await??;
+    Visit::of(&output)?.expect(0, &["Chickwork is listening on", "Nothing is wrong"])?;
+    let message = bot.mention("echo still well").await?;
+    assert_eq!(bot.answer(&message).await?, "still well");
+    bot.end().await
+}
+
+/// A mistake: the settings, the flags, what the doctor says, and the cure.
+struct Row {
+    changes: Vec<(&'static str, String)>,
+    flags: &'static [&'static str],
+    says: &'static str,
+    cure: &'static str,
+}
+
+fn row(changes: &[(&'static str, &str)], says: &'static str, cure: &'static str) -> Row {
+    Row {
+        changes: changes
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()))
+            .collect(),
+        flags: &[],
+        says,
+        cure,
+    }
+}
+
+fn asking(row: Row) -> Row {
+    Row {
+        flags: &["--ask"],
+        ..row
+    }
+}
+
+async fn all_wrong(patient: &Patient, rows: Vec<Row>) -> anyhow::Result<()> {
+    for Row {
+        changes,
+        flags,
+        says,
+        cure,
+    } in rows
+    {
+        let changes: Vec<_> = changes
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        let visit = patient.visit(&changes, flags).await?;
+        let told = visit.expect(1, &["WRONG", says, cure]);
+        told.with_context(|| format!("{:?}", changes.first()))?;
+    }
+    Ok(())
+}
+
+/// Every mistake in the settings and every trouble with a service has a sentence and a cure.
+pub(super) async fn what_is_wrong_is_told_with_its_cure() -> anyhow::Result<()> {
+    let patient = Patient::on(Kind::Sqlite).await?;
+    let no_queue = patient.folder.path().join("notes.txt");
+    std::fs::write(
+        &no_queue,
+        "this is no queue, but somebody's notes\n".repeat(100),
+    )?;
+    let nobody = format!("http://127.0.0.1:{}", free_port()?);
+    let elsewhere = format!("http://{}/v3", patient.sandbox.address());
+    let rows = vec![
+        row(
+            &[("CHATWORK_WEBHOOK_TOKEN", "hush, no token")],
+            "is not standard Base64",
+            "from the edit screen of the webhook",
+        ),
+        row(
+            &[("CHATWORK_API_TOKEN", "")],
+            "CHATWORK_API_TOKEN is not set",
+            "copy the API token from its service integration",
+        ),
+        row(
+            &[("CHATWORK_API_TOKEN", AN_API_TOKEN)],
+            "Chatwork answered 401: Invalid API token",
+            "copy the API token again",
+        ),
+        row(
+            &[
+                ("CHATWORK_API_TOKEN", A_WEBHOOK_TOKEN),
+                ("CHATWORK_WEBHOOK_TOKEN", AN_API_TOKEN),
+            ],
+            "CHATWORK_API_TOKEN looks like the token of a webhook",
+            "Were the two swapped?",
+        ),
+        row(
+            &[
+                ("CHATWORK_API_TOKEN", AN_API_TOKEN),
+                ("SIMSIMI_API_KEY", AN_API_TOKEN),
+            ],
+            "CHATWORK_API_TOKEN is the same as SIMSIMI_API_KEY",
+            "one was pasted where the other belongs",
+        ),
+        row(
+            &[("SIMSIMI_LANG", "vi")],
+            "did you mean `vn`?",
+            "Vietnamese is vn",
+        ),
+        row(
+            &[("CHICKWORK_MAX_AGE", "60")],
+            "did you mean `60s`?",
+            "unset it for its default",
+        ),
+        row(
+            &[("CHATWORK_API_URL", &nobody)],
+            "Chatwork is not reachable",
+            "HTTPS_PROXY",
+        ),
+        row(
+            &[("CHATWORK_API_URL", &elsewhere)],
+            "Chatwork answered 404",
+            "https://api.chatwork.com/v2",
+        ),
+        row(
+            &[
+                ("SIMSIMI_API_KEY", ""),
+                ("SIMSIMI_API_KEY_FILE", "/nowhere/key"),
+            ],
+            "SIMSIMI_API_KEY_FILE=/nowhere/key: cannot be read",
+            "Write the value into that file",
+        ),
+        row(
+            &[("SIMSIMI_API_KEY_FILE", "/nowhere/key")],
+            "SIMSIMI_API_KEY and SIMSIMI_API_KEY_FILE are both set",
+            "Unset one of the two",
+        ),
+        row(
+            &[
+                ("CHICKWORK_LISTEN", "127.0.0.1:7070"),
+                ("CHICKWORK_ADMIN_LISTEN", "0.0.0.0:7070"),
+            ],
+            "both want port 7070",
+            "another port",
+        ),
+        row(
+            &[("CHICKWORK_LISTEN", "192.0.2.1:7070")],
+            "192.0.2.1:7070 is not an address of this machine",
+            "0.0.0.0:7070",
+        ),
+        row(
+            &[("CHICKWORK_QUEUE", &format!("sqlite:{}", no_queue.display()))],
+            "notes.txt",
+            "CHICKWORK_QUEUE",
+        ),
+        asking(row(
+            &[("SIMSIMI_API_KEY", "hush")],
+            "SimSimi does not accept the key",
+            "Copy the key of your project",
+        )),
+        asking(row(
+            &[("SIMSIMI_API_URL", &nobody)],
+            "SimSimi is not reachable",
+            "firewall",
+        )),
+    ];
+    all_wrong(&patient, rows).await?;
+    assert_eq!(
+        std::fs::read_to_string(&no_queue)?.lines().next(),
+        Some("this is no queue, but somebody's notes")
+    );
+
+    let quota = r#"{"status":429,"statusMessage":"Limit Exceeded"}"#;
+    patient
+        .sandbox
+        .break_down(Fault::nothing(Service::Simsimi).with_body(quota));
+    let row = row(&[], "SimSimi's quota is used up", "Buy calls");
+    all_wrong(&patient, vec![asking(row)]).await
+}
+
+/// A clock that is far off makes every event too old, or none.
+pub(super) async fn a_wrong_clock_is_found_by_chatworks() -> anyhow::Result<()> {
+    let patient = Patient::on(Kind::Sqlite).await?;
+    let at = |ahead: i64| {
+        let theirs = Timestamp::now() + SignedDuration::from_secs(ahead);
+        let date = theirs.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        Fault::nothing(Service::Chatwork)
+            .on(Call::Me)
+            .with_header("date", date)
+    };
+    patient.sandbox.break_down(at(3600));
+    let visit = patient.visit(&[], &[]).await?;
+    visit.expect(1, &["This machine's clock is", "s slow", "NTP"])?;
+    patient.sandbox.break_down(at(-60));
+    let visit = patient.visit(&[], &[]).await?;
+    visit.expect(0, &["note", "s fast, by Chatwork's", "NTP"])
+}
+
+/// A broker that cannot be used as it should.
+pub(super) async fn what_is_wrong_with_the_broker_is_told_with_its_cure() -> anyhow::Result<()> {
+    let patient = Patient::on(Kind::Rabbitmq).await?;
+    let url = patient.stage.location();
+    let address = url
+        .rsplit_once('@')
+        .and_then(|(_, rest)| rest.split_once('/'))
+        .map(|(address, _)| address.to_owned())
+        .context("the node has an address")?;
+    let nobody = format!("amqp://guest:hush@127.0.0.1:{}/%2f", free_port()?);
+    let rows = vec![
+        row(
+            &[("CHICKWORK_QUEUE", &nobody)],
+            "cannot be reached",
+            "whether host, port",
+        ),
+        row(
+            &[(
+                "CHICKWORK_QUEUE",
+                &format!("amqp://guest:hush@{address}/%2f"),
+            )],
+            "It refuses the user or the password",
+            "Correct them in CHICKWORK_QUEUE",
+        ),
+        row(
+            &[(
+                "CHICKWORK_QUEUE",
+                &format!("amqp://guest:guest@{address}/nowhere"),
+            )],
+            "The virtual host does not exist",
+            "rabbitmqctl add_vhost",
+        ),
+    ];
+    all_wrong(&patient, rows).await?;
+
+    // Somebody has made one of the queues for something else.
+    let connection = patient.stage.operator().await?;
+    let channel = connection.create_channel().await?;
+    let ask = format!("{}.ask", patient.stage.namespace());
+    let durable = lapin::options::QueueDeclareOptions {
+        durable: true,
+        ..Default::default()
+    };
+    channel
+        .queue_declare(ask.as_str().into(), durable, Default::default())
+        .await?;
+    let visit = patient.visit(&[], &[]).await?;
+    visit.expect(
+        1,
+        &["WRONG", &ask, "It exists with other arguments", "delete it"],
+    )?;
+    channel
+        .queue_delete(ask.as_str().into(), Default::default())
+        .await?;
+    connection.close(200, "done".into()).await?;
+    Ok(())
+}
+
+/// What works and somebody should know does not fail, unless asked for.
+pub(super) async fn what_somebody_should_know_is_a_note() -> anyhow::Result<()> {
+    let patient = Patient::on(Kind::Sqlite).await?;
+    let visit = patient.visit(&[], &[]).await?;
+    visit.expect(0, &["may read but not write", "Thông báo お知らせ"])?;
+    assert!(!visit.said.contains("contact requests"), "{}", visit.said);
+
+    patient.sandbox.request_contact(town::HANA);
+    let unknown = [("CHICKWORK_CONCURENCY", "3")];
+    let visit = patient.visit(&unknown, &[]).await?;
+    visit.expect(
+        0,
+        &[
+            "One person waits to be the bot's contact",
+            "佐藤 花",
+            "did you mean CHICKWORK_CONCURRENCY?",
+            "Nothing is wrong; there are",
+        ],
+    )?;
+    patient
+        .visit(&[], &["--strict"])
+        .await?
+        .expect(1, &["note"])?;
+
+    patient.sandbox.break_down(
+        Fault::nothing(Service::Chatwork)
+            .times(3)
+            .with_header("x-ratelimit-remaining", 7),
+    );
+    let visit = patient.visit(&[], &[]).await?;
+    visit.expect(0, &["Only 7 of 300 calls are left"])
+}
+
+/// One object a line, for the machine that starts containers.
+pub(super) async fn the_doctor_speaks_json() -> anyhow::Result<()> {
+    let patient = Patient::on(Kind::Sqlite).await?;
+    let visit = patient
+        .visit(&[("SIMSIMI_LANG", "vi")], &["--json"])
+        .await?;
+    assert_eq!(visit.exit, Some(1));
+    let mut wrong = Vec::new();
+    for line in visit.said.lines() {
+        let finding: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+        let fields: Vec<&String> = finding.as_object().context("an object")?.keys().collect();
+        assert_eq!(fields, ["cure", "grade", "says", "subject"]);
+        let grade = finding["grade"].as_str().unwrap_or_default().to_owned();
+        ensure!(
+            ["good", "notice", "wrong"].contains(&grade.as_str()),
+            "{line}"
+        );
+        if grade == "wrong" {
+            wrong.push(finding["subject"].clone());
+        }
+    }
+    assert_eq!(wrong, ["SIMSIMI_LANG"]);
+    Ok(())
+}
+
+/// The preflight of a container that is given one role's settings only.
+pub(super) async fn a_role_is_asked_for_its_own_settings_only() -> anyhow::Result<()> {
+    let patient = Patient::on(Kind::Sqlite).await?;
+    let of_others = [
+        ("CHATWORK_API_TOKEN", ""),
+        ("SIMSIMI_API_KEY", ""),
+        ("SIMSIMI_LANG", "vi"),
+    ];
+    let visit = patient.visit(&of_others, &["--role", "ingress"]).await?;
+    visit.expect(0, &["Nothing is wrong"])?;
+    assert!(!visit.said.contains("SimSimi"), "{}", visit.said);
+    assert_eq!(patient.sandbox.ledger().calls.len(), 0);
+    let of_ingress = [("CHATWORK_WEBHOOK_TOKEN", "")];
+    let visit = patient.visit(&of_ingress, &["--role", "worker"]).await?;
+    visit.expect(0, &["Nothing is wrong"])?;
+    let visit = patient.visit(&of_ingress, &[]).await?;
+    visit.expect(1, &["CHATWORK_WEBHOOK_TOKEN is not set"])?;
+
+    let output = chickwork("doctor")?.args(["--role", "cook"]).output();
+    assert_eq!(output.await?.status.code(), Some(2));
+    Ok(())
+}

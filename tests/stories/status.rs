@@ -1,0 +1,245 @@
+//! What `chickwork status` says of a bot that works, of one that does not, and of none.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use chickwork_chatwork::signature::Token;
+use chickwork_sandbox::fault::{Fault, Service};
+use chickwork_sandbox::{DEMO_WEBHOOK_TOKEN, webhook};
+use chickwork_tests::bot::{Bot, Plan};
+use chickwork_tests::process::{chickwork, free_port};
+use chickwork_tests::stage::{Kind, SOON, within};
+use serde_json::Value;
+use tokio::process::Command;
+
+/// How long looking may take: with a broker that is away, some tries.
+const LOOK: Duration = Duration::from_secs(45);
+/// How long until a process that is gone without a word is not counted any more.
+const FADED: Duration = Duration::from_secs(60);
+/// Before it is looked again: reports are not announced.
+const LOOK_AGAIN: Duration = Duration::from_millis(300);
+
+/// What was printed, and the exit code.
+struct Look {
+    exit: Option<i32>,
+    said: String,
+    complaints: String,
+}
+
+async fn look(command: &mut Command) -> anyhow::Result<Look> {
+    let output = within(LOOK, "it has looked", command.output()).await??;
+    Ok(Look {
+        exit: output.status.code(),
+        said: String::from_utf8(output.stdout)?,
+        complaints: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
+
+/// The command, pointed at the queue of a bot.
+fn status(bot: &Bot) -> anyhow::Result<Command> {
+    let mut command = chickwork("status")?;
+    command
+        .env("CHICKWORK_QUEUE", bot.stage().location())
+        .env("CHICKWORK_NAMESPACE", bot.stage().namespace());
+    Ok(command)
+}
+
+async fn in_words(bot: &Bot) -> anyhow::Result<Look> {
+    look(&mut status(bot)?).await
+}
+
+async fn in_json(bot: &Bot) -> anyhow::Result<(Option<i32>, Value)> {
+    let look = look(status(bot)?.arg("--json")).await?;
+    let json = serde_json::from_str(&look.said).with_context(|| look.complaints)?;
+    Ok((look.exit, json))
+}
+
+/// Waits until it looks as expected, and returns how it looks then.
+async fn until(
+    bot: &Bot,
+    limit: Duration,
+    what: &str,
+    expected: impl Fn(&Value) -> bool,
+) -> anyhow::Result<(Option<i32>, Value)> {
+    let mut last = Value::Null;
+    let looking = async {
+        loop {
+            let (exit, json) = in_json(bot).await?;
+            if expected(&json) {
+                return anyhow::Ok((exit, json));
+            }
+            last = json;
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    let looked = within(limit, what, looking).await;
+    looked.with_context(|| format!("{last:#}"))?
+}
+
+fn processes(json: &Value, role: &str) -> usize {
+    let processes = json["processes"].as_array().cloned().unwrap_or_default();
+    let has_role = |process: &&Value| {
+        let roles = process["roles"].as_array().cloned().unwrap_or_default();
+        roles.contains(&role.into()) && process["stopping"] == false
+    };
+    processes.iter().filter(has_role).count()
+}
+
+/// The usual case: a bot at work, first without and then with something to tell of.
+pub(super) async fn status_tells_in_plain_words_that_the_bot_works(
+    kind: Kind,
+) -> anyhow::Result<()> {
+    let bot = Plan::on(kind)?.start().await?;
+    let works = |json: &Value| json["works"] == true;
+    let (exit, json) = until(&bot, SOON, "it works", works).await?;
+    assert_eq!(exit, Some(0));
+    assert_eq!(json["up"], true);
+    assert_eq!(json["last_webhook_at"], Value::Null);
+    assert_eq!(
+        (processes(&json, "ingress"), processes(&json, "worker")),
+        (1, 1)
+    );
+
+    let message = bot.mention("echo quack").await?;
+    bot.answer(&message).await?;
+    bot.posted(SOON, &message).await?;
+    // Who has posted has used up some calls.
+    let posting = |json: &Value| {
+        json["account_limit"]["left"]
+            .as_u64()
+            .is_some_and(|left| left < 300)
+            && json["last_webhook_at"].is_string()
+            && json["unfinished"] == 0
+    };
+    let (exit, json) = until(&bot, SOON, "it has posted", posting).await?;
+    assert_eq!(exit, Some(0));
+    assert_eq!(json["account_limit"]["calls"], 300);
+    for nothing in ["waiting", "later", "dead"] {
+        assert_eq!(json[nothing], 0, "{nothing} in {json:#}");
+    }
+    assert_eq!(json["pauses"], Value::Array(Vec::new()));
+
+    let look = in_words(&bot).await?;
+    assert_eq!((look.exit, look.complaints.as_str()), (Some(0), ""));
+    for words in [
+        "The bot works.",
+        "Nothing waits.",
+        "of 300 calls left, all of them again in",
+        "The last webhook came ",
+        match kind {
+            Kind::Sqlite => "Processes: 1 serve.",
+            Kind::Rabbitmq => "Processes: 1 ingress, 1 worker.",
+        },
+    ] {
+        assert!(look.said.contains(words), "{words} in\n{}", look.said);
+    }
+    bot.end().await
+}
+
+/// What keeps the bot from answering is told first, with the service's own words.
+pub(super) async fn status_tells_what_asking_pauses_for(kind: Kind) -> anyhow::Result<()> {
+    let bot = Plan::on(kind)?.start().await?;
+    let quota = r#"{"status":429,"statusMessage":"Limit Exceeded"}"#;
+    bot.sandbox
+        .break_down(Fault::nothing(Service::Simsimi).with_body(quota));
+    bot.mention("one too many").await?;
+    let paused = |json: &Value| json["pauses"][0]["step"] == "ask" && json["later"] == 1;
+    let (exit, json) = until(&bot, SOON, "asking pauses", paused).await?;
+    assert_eq!((exit, &json["works"]), (Some(1), &Value::Bool(false)));
+    assert_eq!(json["unfinished"], 1);
+    let look = in_words(&bot).await?;
+    assert_eq!(look.exit, Some(1));
+    for words in [
+        "The bot does not work:",
+        "asking is paused for ",
+        "SimSimi's quota is used up: 429 Limit Exceeded",
+        "1 put off until later.",
+        "Of the last 1 h, 1 event has not come to an end",
+    ] {
+        assert!(look.said.contains(words), "{words} in\n{}", look.said);
+    }
+    bot.end().await
+}
+
+/// Dead letters wait for a person; the bot goes on.
+pub(super) async fn status_counts_dead_letters(kind: Kind) -> anyhow::Result<()> {
+    let bot = Plan::on(kind)?.start().await?;
+    let token = Token::parse(DEMO_WEBHOOK_TOKEN)?;
+    let sent = webhook::send(&bot.webhook_url(), &token, b"no JSON".to_vec()).await?;
+    assert_eq!(sent.status, Some(200));
+    let dead = |json: &Value| json["dead"] == 1 && json["works"] == true;
+    let (exit, _) = until(&bot, SOON, "there is a dead letter", dead).await?;
+    assert_eq!(exit, Some(0));
+    let look = in_words(&bot).await?;
+    let words = "1 dead letter: see `chickwork dead list`.";
+    assert!(look.said.contains(words), "{}", look.said);
+    bot.end().await
+}
+
+/// A worker that was stopped says so; one that was killed is not counted any more after a while.
+pub(super) async fn status_tells_that_nobody_works(kind: Kind) -> anyhow::Result<()> {
+    let mut bot = Plan::on(kind)?.workers(2).start().await?;
+    let both = |json: &Value| processes(json, "worker") == 2;
+    until(&bot, SOON, "there are two", both).await?;
+    for worker in &mut bot.workers {
+        worker.terminate()?;
+        assert_eq!(worker.exit_code().await?, Some(0));
+    }
+    let none = |json: &Value| processes(json, "worker") == 0 && processes(json, "ingress") == 1;
+    let (exit, _) = until(&bot, SOON, "they have stopped", none).await?;
+    assert_eq!(exit, Some(1));
+    bot.mention("anybody?").await?;
+    let waits = |json: &Value| json["waiting"] == 1;
+    until(&bot, SOON, "the mention waits", waits).await?;
+    let look = in_words(&bot).await?;
+    for words in [
+        "nobody asks and posts: no worker reports",
+        "1 waiting, the oldest for ",
+    ] {
+        assert!(look.said.contains(words), "{words} in\n{}", look.said);
+    }
+
+    bot.front.kill().await?;
+    let nobody = |json: &Value| json["processes"] == Value::Array(Vec::new());
+    until(&bot, FADED, "everybody has faded", nobody).await?;
+    bot.end().await
+}
+
+/// Where there is no queue, none is made, and the place is named.
+pub(super) async fn status_says_when_there_is_nothing() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let here = folder.path().canonicalize()?;
+    let look_here = look(chickwork("status")?.current_dir(&here)).await?;
+    assert_eq!(look_here.exit, Some(1));
+    let file = here.join("chickwork.db");
+    let named = look_here.said.contains(&file.display().to_string());
+    assert!(named && !file.exists(), "{}", look_here.said);
+
+    let nobody = format!("amqp://guest:hush@127.0.0.1:{}/%2f", free_port()?);
+    let mut command = chickwork("status")?;
+    let away = look(command.env("CHICKWORK_QUEUE", &nobody)).await?;
+    assert_eq!(away.exit, Some(1));
+    assert!(
+        away.said.contains("the queue cannot be used"),
+        "{}",
+        away.said
+    );
+    let away = look(command.arg("--json")).await?;
+    let json: Value = serde_json::from_str(&away.said)?;
+    assert_eq!(
+        (&json["up"], &json["waiting"]),
+        (&Value::Bool(false), &Value::Null)
+    );
+    ensure!(!away.said.contains("hush"), "{}", away.said);
+    Ok(())
+}
+
+/// A broker that serves others, under another name.
+pub(super) async fn status_says_when_nobody_uses_this_namespace() -> anyhow::Result<()> {
+    let bot = Plan::on(Kind::Rabbitmq)?.start().await?;
+    let look = look(status(&bot)?.env("CHICKWORK_NAMESPACE", "nobody-uses-this")).await?;
+    assert_eq!(look.exit, Some(1));
+    assert!(look.said.contains("nobody-uses-this"), "{}", look.said);
+    assert!(look.said.contains("CHICKWORK_NAMESPACE"), "{}", look.said);
+    bot.end().await
+}
