@@ -785,6 +785,26 @@ fn a_dead_letter_whose_headers_are_nonsense_is_listed_and_in_nobodys_way() -> an
 }
 
 #[test]
+fn what_is_buried_as_it_came_does_not_expire() -> anyhow::Result<()> {
+    on_a_broker(async |stage: Stage| {
+        let queue = stage.queue().await?;
+        let soon_over = BasicProperties::default().with_expiration("3000".into());
+        publish_by_hand(&stage, "in", "ask", &[], soon_over, b"garbage").await?;
+        let mut claims = queue.claim_asks(LIMIT);
+        nothing(&mut claims).await?;
+        listed(&queue, 1).await?;
+        let (operator, dead) = (
+            stage.operator().await?,
+            format!("{}.dead", stage.namespace()),
+        );
+        for message in fetched(&operator, &dead).await? {
+            ensure!(message.delivery.properties.expiration().is_none());
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn while_somebody_takes_dead_letters_they_are_listed_and_the_next_one_waits() -> anyhow::Result<()>
 {
     on_a_broker(async |stage: Stage| {

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use chickwork_queue::job::Settlement;
+use chickwork_queue::dead::Held;
+use chickwork_queue::job::{Cause, Settlement, Work};
 use chickwork_queue::{Location, OpenError, Queue};
-use chickwork_tests::stage::{Kind, Stage, an_event, next, nothing, settle};
+use chickwork_tests::stage::{Kind, Stage, an_event, dead_letters, next, nothing, settle};
 use rusqlite::Connection;
 
 use super::tell;
@@ -99,6 +100,30 @@ fn a_clock_that_was_set_back_keeps_nobody_from_claiming() -> anyhow::Result<()> 
         )?;
         let claim = next(&mut stage.queue().await?.claim_asks(LIMIT)).await?;
         settle(claim, Settlement::Done).await
+    })
+}
+
+#[test]
+fn a_row_that_nobody_can_read_is_buried_and_in_nobodys_way() -> anyhow::Result<()> {
+    in_a_file(async |stage: Stage| {
+        let queue = stage.queue().await?;
+        let (spoilt, event) = (an_event(1), an_event(2));
+        queue.publisher().publish(&spoilt).await?;
+        queue.publisher().publish(&event).await?;
+        let id = spoilt.id.to_string();
+        file_of(&stage)?.execute("UPDATE jobs SET bot = 'NO BOT' WHERE id = ?1", [&id])?;
+        let mut claims = queue.claim_asks(LIMIT);
+        let claim = next(&mut claims).await?;
+        ensure!(claim.job().work == Work::Ask(event));
+        settle(claim, Settlement::Done).await?;
+        let letters = dead_letters(&queue).await?;
+        let [letter] = &letters[..] else {
+            anyhow::bail!("one was buried: {letters:?}")
+        };
+        ensure!((letter.id, letter.cause) == (spoilt.id, Cause::Malformed));
+        let held = queue.dead_letters().held(letter).await?;
+        ensure!(matches!(held, Some(Held::Event(held)) if held.body == spoilt.body));
+        Ok(())
     })
 }
 

@@ -5,12 +5,17 @@
 mod answered;
 mod chatwork;
 mod commands;
+mod dead;
+mod doctor;
+mod figures;
+mod hostile;
 mod ingress;
 mod interrupted;
 mod many;
 mod not_answered;
 mod quiet;
 mod simsimi;
+mod status;
 
 use chickwork_tests::stage::Kind;
 
@@ -94,6 +99,32 @@ stories! {
             what_was_acknowledged_survives_a_kill_of_everything,
             mentions_wait_for_workers,
         ],
+        figures: [the_figures_add_up_to_what_happened],
+        dead: [
+            every_cause_is_listed_shown_and_retried,
+            who_has_looked_has_an_uncertain_reply_posted,
+            filters_choose_exactly_what_they_say,
+            without_consent_nothing_is_changed,
+            what_is_dropped_is_gone_and_its_reason_is_kept,
+            a_long_run_can_be_stopped_and_says_how_far_it_came,
+            who_has_read_enough_may_go,
+        ],
+        hostile: [
+            strange_webhooks_are_counted_and_the_bot_goes_on,
+            whatever_simsimi_says_the_room_hears_one_clean_reply,
+            whatever_chatwork_answers_to_a_post_the_next_one_goes_on,
+            garbage_among_the_outcomes_is_passed_over,
+        ],
+        doctor: [
+            the_doctor_finds_nothing_where_nothing_is_wrong,
+            the_doctor_visits_a_bot_at_work,
+        ],
+        status: [
+            status_tells_in_plain_words_that_the_bot_works,
+            status_tells_what_asking_pauses_for,
+            status_counts_dead_letters,
+            status_tells_that_nobody_works,
+        ],
         quiet: [no_log_tells_secrets_or_what_people_said],
         many: [
             a_company_talks_at_once_and_each_is_answered_once,
@@ -102,17 +133,36 @@ stories! {
     ],
     rabbitmq: [
         interrupted: [a_broker_that_restarts_loses_nothing],
+        hostile: [what_somebody_put_into_the_broker_holds_nobody_up],
         ingress: [without_its_broker_the_ingress_says_503_and_recovers],
+        dead: [a_wrong_namespace_is_told_and_nothing_is_created],
+        doctor: [what_is_wrong_with_the_broker_is_told_with_its_cure],
+        status: [status_says_when_nobody_uses_this_namespace],
     ],
     once: [
         commands: [
             dev_shows_a_mention_and_its_reply_and_leaves_nothing,
             dev_talks_until_the_input_ends,
+            dev_tells_how_a_lost_answer_is_looked_for_and_found,
+            dev_breaks_and_heals_on_command,
             mistakes_in_the_settings_are_told_all_at_once,
             healthcheck_tells_whether_the_process_is_ready,
             send_posts_a_signed_webhook_and_prints_the_status,
             the_sandbox_runs_alone_and_can_be_talked_to,
             what_topology_prints_is_what_a_managed_broker_needs,
+        ],
+        dead: [a_queue_file_that_is_not_there_is_named_and_not_created],
+        doctor: [
+            what_is_wrong_is_told_with_its_cure,
+            a_wrong_clock_is_found_by_chatworks,
+            what_somebody_should_know_is_a_note,
+            the_doctor_speaks_json,
+            a_role_is_asked_for_its_own_settings_only,
+        ],
+        status: [status_says_when_there_is_nothing],
+        hostile: [
+            floods_take_little_memory_and_keep_nobody_waiting,
+            an_unusable_queue_file_is_named_and_left_alone,
         ],
         // Pauses take a minute.
         simsimi: [asking_pauses_when_simsimi_does_not_want_us],

@@ -191,6 +191,17 @@ proptest! {
     }
 
     #[test]
+    fn no_text_is_a_signature_but_the_right_one(
+        signature in prop_oneof![any::<String>(), "[A-Za-z0-9+/]{43}=", "[ -~]{0,60}"],
+        body in vec(any::<u8>(), 0..50),
+    ) {
+        let token = Token::parse("AAEC").expect("Base64");
+        let tokens = Tokens::parse("AAEC,AwQF").expect("Base64");
+        prop_assume!(signature != token.sign(&body));
+        prop_assert!(tokens.verify(Bytes::from(body), &signature).is_err());
+    }
+
+    #[test]
     fn our_own_signature_is_believed_and_any_other_bit_is_not(
         key in vec(any::<u8>(), 1..80),
         body in vec(any::<u8>(), 1..200),
@@ -217,5 +228,22 @@ proptest! {
         changed[place] ^= 1 << (bit % 7);
         let changed = String::from_utf8(changed).expect("ASCII");
         prop_assert!(tokens.verify(body, &changed).is_err());
+    }
+}
+
+/// Nothing overflows the stack or takes for ever, however often something opens and never closes.
+/// The longest message has 65,535 characters.
+#[test]
+fn as_much_of_one_thing_as_a_message_can_hold_is_survived() {
+    for piece in PIECES {
+        let text = piece.repeat(65_535 / piece.chars().count());
+        let notation = Notation::parse(&text);
+        let joined: usize = notation.nodes().iter().map(|node| node.source.len()).sum();
+        assert_eq!(joined, text.len(), "{piece:?}");
+        let _ = notation.address_of(AccountId(7));
+        assert!(cut(&what_was_said(&text, &NAMES), 100).chars().count() <= 100);
+        assert!(!neutralise(&text).contains('['));
+        assert!(reply(AccountId(1), RoomId(2), &message(), &text).len() <= MAX_MESSAGE_BYTES);
+        assert!(!replies_to(&text, RoomId(9), &message()), "{piece:?}");
     }
 }

@@ -1,5 +1,7 @@
 //! The binary as a person or a script meets it: what it prints where, and its exit codes.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::process::{Command, Output, Stdio};
 
 /// Runs the binary with these arguments and nothing in its environment but `environment`.
@@ -57,6 +59,155 @@ fn wrong_settings_are_all_named_before_anything_starts() {
         assert!(err.contains(expected), "{expected} in {err}");
     }
     assert!(!err.contains("sesame"), "{err}");
+    assert_eq!(folder.path().read_dir().expect("readable").count(), 0);
+}
+
+/// A wrong value for every setting, and a piece of what is said about it. Whoever adds a setting
+/// adds its row here: the test below takes the settings from the help.
+const WRONG: &[(&str, &[u8], &str)] = &[
+    (
+        "CHICKWORK_QUEUE",
+        b"postgres://ulla:sesame@db/x",
+        "`sqlite:PATH`",
+    ),
+    ("CHICKWORK_NAMESPACE", b"two words", "1 to 64 of letters"),
+    ("CHICKWORK_DECLARE", b"maybe", "`active` nor `passive`"),
+    ("CHICKWORK_LISTEN", b"8080", "did you mean `0.0.0.0:8080`?"),
+    (
+        "CHICKWORK_ADMIN_LISTEN",
+        b":9090",
+        "did you mean `0.0.0.0:9090`?",
+    ),
+    (
+        "CHICKWORK_SANDBOX_LISTEN",
+        b"localhost",
+        "an address and a port",
+    ),
+    (
+        "CHICKWORK_SANDBOX_WEBHOOK_URL",
+        b"127.0.0.1:8080/webhook",
+        "leave out `https://`?",
+    ),
+    ("CHICKWORK_CONCURRENCY", b"0", "from 1 to 1024"),
+    ("CHICKWORK_MAX_AGE", b"25h", "between 1s and 12h"),
+    ("CHICKWORK_ARCHIVE_KEEP", b"7", "did you mean `7s`?"),
+    ("CHICKWORK_DRAIN", b"-25s", "a length of time"),
+    ("CHATWORK_WEBHOOK_TOKEN", b"open*sesame", "edit screen"),
+    ("CHATWORK_API_TOKEN", b"open sesame", "contains a space"),
+    ("CHATWORK_API_URL", b"https://", "has no host"),
+    ("CHATWORK_ACCOUNT_LIMIT", b"300/5", "did you mean `5s`?"),
+    ("CHATWORK_ROOM_LIMIT", b"ten", "such as `300/5m`"),
+    (
+        "CHICKWORK_SENDER_LIMIT",
+        b"99999999999/1m",
+        "from 1 to 1000000",
+    ),
+    ("CHICKWORK_IGNORE_ACCOUNTS", b"1,bot", "account ids"),
+    ("SIMSIMI_API_KEY", b"sesame\n\nsesame", "contains a space"),
+    (
+        "SIMSIMI_API_URL",
+        b"ftp://wsapi.simsimi.com",
+        "does not begin with `http://`",
+    ),
+    ("SIMSIMI_LANG", b"vi", "did you mean `vn`?"),
+    // As long as these are, they are cut where they are shown.
+    ("CHICKWORK_FALLBACK", &[b'x'; 1001], "longer than 1000"),
+    // Any text is a filter; this is none.
+    ("RUST_LOG", b"\xff", "is not UTF-8"),
+    ("CHICKWORK_LOG_FORMAT", b"xml", "`text` nor `json`"),
+];
+
+/// The settings that a command reads, by its help.
+fn settings_of(command: &str) -> Vec<String> {
+    let help = text(&run(&[command, "--help"], &[]).stdout);
+    // It is wrapped, wherever that is.
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    let names = help.split("[env: ").skip(1);
+    names
+        .filter_map(|rest| Some(rest.split_once(']')?.0.to_owned()))
+        .filter(|name| !name.ends_with("_FILE"))
+        .collect()
+}
+
+#[test]
+fn every_setting_may_be_wrong_at_once_and_each_is_named_with_its_hint() {
+    for command in [
+        "dev",
+        "serve",
+        "ingress",
+        "worker",
+        "sandbox",
+        "send",
+        "topology",
+        "healthcheck",
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let settings = settings_of(command);
+        assert!(settings.len() >= 2, "{command}: {settings:?}");
+        let mut process = Command::new(env!("CARGO_BIN_EXE_chickwork"));
+        process
+            .arg(command)
+            .env_clear()
+            .env("TMPDIR", folder.path())
+            .current_dir(&folder)
+            .stdin(Stdio::null());
+        let mut expected = Vec::new();
+        for setting in &settings {
+            let row = WRONG.iter().find(|(name, ..)| name == setting);
+            let (name, value, hint) = row.unwrap_or_else(|| panic!("no row for {setting}"));
+            process.env(name, OsStr::from_bytes(value));
+            expected.push((name, hint));
+        }
+        let output = process.output().expect("the binary was built");
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(2), "{command}: {out}{err}");
+        assert_eq!(out, "", "{command}");
+        let wrong = format!("{} settings are wrong", settings.len());
+        assert!(err.contains(&wrong), "{command}: {wrong}: {err}");
+        for (name, hint) in expected {
+            let said = err.lines().find(|line| line.trim_start().starts_with(name));
+            let said = said.unwrap_or_else(|| panic!("{command}: {name} is not in {err}"));
+            assert!(said.contains(hint), "{command}: {hint} in {said}");
+            assert!(said.len() < 300, "{command}: {said}");
+        }
+        for secret in ["sesame", "ulla"] {
+            assert!(!err.contains(secret), "{command}: {err}");
+        }
+        let left = folder.path().read_dir().expect("readable").count();
+        assert_eq!(left, 0, "{command} starts nothing");
+    }
+}
+
+#[test]
+fn flags_that_are_all_wrong_are_named_as_flags() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let flag = |name: &str| {
+        let name = name.strip_prefix("CHICKWORK_").unwrap_or(name);
+        format!("--{}", name.to_lowercase().replace('_', "-"))
+    };
+    let settings = settings_of("serve");
+    // Text that is not UTF-8 is no flag at all.
+    let wrong = WRONG
+        .iter()
+        .filter(|(name, ..)| *name != "RUST_LOG" && settings.iter().any(|setting| setting == name));
+    let mut process = Command::new(env!("CARGO_BIN_EXE_chickwork"));
+    process.arg("serve").env_clear().current_dir(&folder);
+    for (name, value, _) in wrong.clone() {
+        process.arg(flag(name)).arg(OsStr::from_bytes(value));
+    }
+    let output = process.output().expect("the binary was built");
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{err}");
+    for (name, _, hint) in wrong {
+        let said = err
+            .lines()
+            .find(|line| line.trim_start().starts_with(&flag(name)));
+        assert!(
+            said.is_some_and(|said| said.contains(hint)),
+            "{name} in {err}"
+        );
+    }
+    assert!(!err.contains("sesame") && !err.contains("ulla"), "{err}");
     assert_eq!(folder.path().read_dir().expect("readable").count(), 0);
 }
 

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use chickwork_chatwork::notation::neutralise;
 use reqwest::header::HeaderValue;
 use reqwest::{Client, Url};
 use serde_json::{Map, Value, json};
@@ -166,10 +167,11 @@ fn understand(http_status: u16, body: &[u8], hidden: &[&str]) -> Result<Answer, 
     }
 }
 
-/// The answer in the body, if it has one with something in it.
+/// The answer in the body, if anything of it can be seen.
 fn spoken(body: &Map<String, Value>) -> Option<Answer> {
     let words = body.get("atext")?.as_str()?;
-    (!words.trim().is_empty()).then(|| Answer::Said(words.to_owned()))
+    let seen = neutralise(words);
+    (!seen.trim().is_empty()).then(|| Answer::Said(words.to_owned()))
 }
 
 /// An integer, also when it comes as a string.
@@ -201,6 +203,11 @@ mod tests {
             (200, r#"{"status":200}"#, silence.clone()),
             (200, r#"{"status":200,"atext":null}"#, silence.clone()),
             (200, r#"{"status":200,"atext":7}"#, silence.clone()),
+            (
+                200,
+                r#"{"status":200,"atext":"\u0007\u200b"}"#,
+                silence.clone(),
+            ),
             (200, r#"{"status":200,"atext":" \n　"}"#, silence.clone()),
             (
                 200,

@@ -42,6 +42,17 @@ pub(crate) async fn ask(desk: &Desk, claim: Claim) {
     drop(hands);
 }
 
+/// That bot's worker is given its time, and no more: an event that nobody works on has to end, too.
+fn anothers(desk: &Desk, job: &Job, event: &Event, subject: &Subject) -> Ending {
+    let received_at = event.put_back_at.unwrap_or(event.received_at);
+    let situation = situation(desk, job, received_at);
+    if situation.left.is_zero() {
+        let error = format!("no worker answers for the bot {}", event.bot);
+        return dead(subject, decide(Happened::TooOld, &situation), error);
+    }
+    subject.not_yet(ANOTHER_BOT, "another bot's")
+}
+
 /// What is held while an event is worked on, until it is settled.
 #[derive(Debug, Default)]
 struct Hands {
@@ -57,7 +68,7 @@ async fn consider(
     hands: &mut Hands,
 ) -> Ending {
     if event.bot != desk.settings.bot {
-        return subject.not_yet(ANOTHER_BOT, "another bot's");
+        return anothers(desk, job, event, subject);
     }
     let me = match desk.me() {
         Ok(me) => me,
@@ -286,6 +297,35 @@ mod tests {
     use chickwork_queue::event::BotName;
 
     use super::*;
+    use crate::scratch::{Scratch, mention};
+
+    /// Its worker may come yet, but not for ever.
+    #[tokio::test]
+    async fn an_event_of_another_bot_waits_for_its_worker_until_it_is_too_old() {
+        let scratch = Scratch::new().await;
+        let desk = scratch.desk();
+        let of_another = |age: Duration| Event {
+            bot: BotName::new("another").expect("a name"),
+            received_at: Timestamp::now() - age,
+            ..mention()
+        };
+        let (waits, over) = (
+            of_another(Duration::ZERO),
+            of_another(desk.settings.max_age),
+        );
+        let publisher = scratch.queue.publisher();
+        publisher.publish(&waits).await.expect("an event");
+        publisher.publish(&over).await.expect("an event");
+        let mut claims = scratch.queue.claim_asks(2);
+        for _ in 0..2 {
+            ask(&desk, claims.next().await).await;
+        }
+        let mut letters = scratch.queue.dead_letters().read().await.expect("a list");
+        let letter = letters.next().await.expect("a list").expect("a letter");
+        assert_eq!((letter.id, letter.cause), (over.id, Cause::Expired));
+        assert_eq!(letter.error, "no worker answers for the bot another");
+        assert_eq!(letters.next().await.expect("a list"), None);
+    }
 
     #[test]
     fn an_event_ages_from_its_own_time_unless_that_is_in_the_future_or_a_person_put_it_back() {

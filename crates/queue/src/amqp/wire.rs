@@ -20,6 +20,8 @@ use crate::reply_json::NotAReply;
 pub(super) const VERSION: i64 = 1;
 /// `type` of a reply; an event's is its event type.
 pub(super) const REPLY: &str = "reply";
+/// The longest event type, in bytes: it stands in the property `type` as well, which is a short string.
+const LONGEST_TYPE: usize = 255;
 /// The header that says when a person last put the job back in.
 pub(super) const PUT_BACK_AT: &str = "put-back-at";
 
@@ -100,10 +102,7 @@ pub(super) fn read(
     let needed = [
         ("the property message_id", event_id(properties).is_some()),
         ("the header bot", bot(&headers).is_some()),
-        (
-            "the header event-type",
-            text(&headers, "event-type").is_some(),
-        ),
+        ("the header event-type", event_type(&headers).is_some()),
         ("the header received-at", received_at.is_some()),
     ];
     if let Some((what, _)) = needed.into_iter().find(|(_, is_there)| !is_there) {
@@ -133,7 +132,7 @@ pub(super) fn read_loosely(
         id: event_id(properties)
             .unwrap_or_else(|| EventId(Uuid::from_u128(fingerprint(properties, body)))),
         bot: bot(&headers).unwrap_or_default(),
-        event_type: text(&headers, "event-type").unwrap_or_else(|| Event::OTHER.to_owned()),
+        event_type: event_type(&headers).unwrap_or_else(|| Event::OTHER.to_owned()),
         room_id: text(&headers, "room-id")
             .and_then(|room| room.parse().ok())
             .map(RoomId),
@@ -145,6 +144,11 @@ pub(super) fn read_loosely(
         replay: count(&headers, "replay"),
         body: body.to_vec(),
     }
+}
+
+/// The event type, unless it is too long to be written down again.
+fn event_type(headers: &FieldTable) -> Option<String> {
+    text(headers, "event-type").filter(|name| name.len() <= LONGEST_TYPE)
 }
 
 /// Whether it is a reply, by what it says itself.
@@ -166,7 +170,9 @@ pub(super) fn fingerprint(properties: &BasicProperties, body: &[u8]) -> u128 {
     )
 }
 
-/// The properties as they were written, without what brokers have added since. Sent on, those
+/// The properties as they were written, without what brokers have added since, and without what would
+/// end the message early (`expiration`) or have the broker refuse it from us (`user_id`). Sent on, the
+/// broker's own
 /// headers would count old returns again, and RabbitMQ 3.10 would see a cycle of dead lettering
 /// and hold the message for good.
 pub(super) fn without_broker_headers(properties: &BasicProperties) -> BasicProperties {
@@ -177,7 +183,25 @@ pub(super) fn without_broker_headers(properties: &BasicProperties) -> BasicPrope
             written.insert(name.clone(), value.clone());
         }
     }
-    properties.clone().with_headers(written)
+    let mut kept = BasicProperties::default()
+        .with_delivery_mode(2)
+        .with_headers(written);
+    if let Some(message_id) = properties.message_id() {
+        kept = kept.with_message_id(message_id.clone());
+    }
+    if let Some(kind) = properties.kind() {
+        kept = kept.with_type(kind.clone());
+    }
+    if let Some(timestamp) = properties.timestamp() {
+        kept = kept.with_timestamp(*timestamp);
+    }
+    if let Some(content_type) = properties.content_type() {
+        kept = kept.with_content_type(content_type.clone());
+    }
+    if let Some(app_id) = properties.app_id() {
+        kept = kept.with_app_id(app_id.clone());
+    }
+    kept
 }
 
 /// When the message was first written, if it tells.

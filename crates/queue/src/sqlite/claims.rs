@@ -17,7 +17,7 @@ use super::rows::{self, CONTENT};
 use super::writer::{self, Answered};
 use super::{LEASE, LOOK_EVERY, RENEW_EVERY, Store, StoreError, dead, records};
 use crate::content::Content;
-use crate::event::BotName;
+use crate::event::{BotName, Event, EventId};
 use crate::job::{Attempt, Cause, Job, Settled, Settlement, Step, Tenure, Work};
 use crate::outcome::Outcome;
 use crate::reply_json::{self, NotAReply};
@@ -433,9 +433,15 @@ fn claim(connection: &Connection, claimant: &Claimant) -> rusqlite::Result<Found
             };
             Ok((row, returns))
         })
-        .optional()?;
-    let Some((row, returns)) = row else {
-        return Ok(Found::Nothing);
+        .optional();
+    let (row, returns) = match row {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(Found::Nothing),
+        Err(error @ rusqlite::Error::FromSqlConversionFailure(..)) => {
+            bury_unreadable(connection, claimant, now, &error.to_string())?;
+            return Ok(Found::Settled);
+        }
+        Err(error) => return Err(error),
     };
     match fate(returns, row.deaths) {
         Fate::Work => {
@@ -590,6 +596,51 @@ fn bury(
         now,
     )?;
     remove(connection, seq)
+}
+
+/// The row that is due has a column that is none of ours: somebody wrote into the file. It must not
+/// stand in everybody's way.
+fn bury_unreadable(
+    connection: &Connection,
+    claimant: &Claimant,
+    now: Timestamp,
+    error: &str,
+) -> rusqlite::Result<()> {
+    let (seq, content) = connection
+        .prepare_cached(
+            "SELECT seq, id, body FROM jobs WHERE queue = ?1 AND due <= ?2 ORDER BY due, seq LIMIT 1",
+        )?
+        .query_row(params![claimant.queue, now.as_millisecond()], |row| {
+            let id = row.get::<_, String>(1).ok();
+            let content = Content {
+                id: id.and_then(|id| id.parse().ok()).unwrap_or_else(EventId::fresh),
+                bot: BotName::default(),
+                event_type: Event::OTHER.to_owned(),
+                room_id: None,
+                message_id: None,
+                received_at: now,
+                put_back_at: None,
+                replay: 0,
+                body: row.get(2)?,
+            };
+            Ok((row.get(0)?, content))
+        })?;
+    let error = crate::shortened(error, Settlement::LONGEST_ERROR);
+    bury(
+        connection,
+        seq,
+        claimant,
+        Cause::Malformed,
+        &error,
+        0,
+        &content,
+    )?;
+    records::insert_outcome(
+        connection,
+        &content.dead(claimant.step, Cause::Malformed, error, now),
+    )?;
+    crate::figures::dead(Cause::Malformed);
+    Ok(())
 }
 
 /// A reply of a newer release waits for one, a minute at a time; garbage is buried.

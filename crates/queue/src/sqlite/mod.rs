@@ -32,6 +32,8 @@ use crate::outcome::What;
 
 /// Says that a file is ours: "ChkW".
 const APPLICATION_ID: i32 = 0x4368_6b57;
+/// The tables of `schema.sql`. They are made in one transaction: a file without one was tampered with.
+const TABLES: [&str; 5] = ["jobs", "consumers", "dead", "archive", "outcomes"];
 /// The version of `schema.sql`.
 const SCHEMA_VERSION: i32 = 1;
 /// How long a statement waits for another process's transaction.
@@ -98,7 +100,7 @@ pub enum OpenError {
     #[error("{0}")]
     Broker(String),
     /// SQLite or the file system says no.
-    #[error("{} cannot be opened: {reason}", path.display())]
+    #[error("{} cannot be opened: {reason} (`chickwork doctor` says what to do)", path.display())]
     Unusable {
         /// The file.
         path: PathBuf,
@@ -381,6 +383,21 @@ fn prepare(path: &Path, flags: OpenFlags) -> Result<Connection, OpenError> {
             path: path.to_owned(),
             version,
         });
+    }
+    let has = |table: &&str| {
+        connection
+            .prepare("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1")?
+            .exists([*table])
+    };
+    for table in TABLES.iter().filter(|_| version > 0) {
+        if !has(table).map_err(unusable)? {
+            return Err(OpenError::Unusable {
+                path: path.to_owned(),
+                reason: format!(
+                    "its table {table} is missing; put a good copy in its place, or move it away"
+                ),
+            });
+        }
     }
     connection
         .pragma_update(None, "journal_mode", "WAL")

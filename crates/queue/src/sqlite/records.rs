@@ -224,11 +224,18 @@ fn lines(connection: &Connection, position: Position, end: i64) -> rusqlite::Res
     let rows = statement.query_map([value, end], |row| {
         Ok(Line {
             seq: row.get(0)?,
-            mark: row.get(1)?,
-            outcome: row.get(2)?,
+            mark: text(row, 1)?,
+            outcome: text(row, 2)?,
         })
     })?;
     rows.collect()
+}
+
+/// A text column, as if there were none where it is not UTF-8: what nobody can read keeps nobody from
+/// reading on.
+fn text(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
+    let bytes = row.get_ref(column)?.as_bytes_or_null()?;
+    Ok(bytes.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok()))
 }
 
 fn last_outcome(connection: &Connection) -> rusqlite::Result<i64> {
