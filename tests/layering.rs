@@ -51,6 +51,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("rusqlite", &["queue"]),
     // The sandbox sends webhooks, as it stands for the outside world.
     ("reqwest", &["clients", "sandbox"]),
+    ("hyper-util", &["clients"]),
     ("actix-web", &["ingress", "sandbox", "chickwork"]),
     // Chatwork's formats are pure: no runtime.
     (

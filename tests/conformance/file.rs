@@ -60,7 +60,7 @@ fn a_command_that_only_looks_creates_no_file() -> anyhow::Result<()> {
         // Nor does it make a queue of what is none.
         std::fs::write(&path, b"")?;
         let opened = Queue::open_existing(settings.clone()).await;
-        ensure!(matches!(opened, Err(OpenError::Foreign(_))));
+        ensure!(matches!(opened, Err(OpenError::Empty(_))));
         ensure!(std::fs::read(&path)?.is_empty());
         std::fs::remove_file(&path)?;
         stage

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use chickwork_queue::event::Event;
-use chickwork_queue::examine::{Finding, Grade};
+use chickwork_queue::examine::{Finding, Grade, Needs};
 use chickwork_queue::job::{Attempt, Cause, Settlement, Step};
 use chickwork_queue::outcome::{Outcome, What};
 use chickwork_queue::report::{Depth, Report};
-use chickwork_queue::{Declare, Location, Queue, Settings, examine};
+use chickwork_queue::{Declare, Location, Queue, Settings};
 use chickwork_tests::stage::{
     Kind, Stage, a_reply, an_event, dead_letters, next, outcome, retry, settle, soon, within,
 };
@@ -332,6 +332,40 @@ pub(crate) async fn what_was_archived_late_hides_nothing_that_is_younger(
     Ok(())
 }
 
+pub(crate) async fn what_is_written_all_the_time_is_read_to_an_end(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    /// Shorter than any pause that could be taken for the end.
+    const BETWEEN: Duration = Duration::from_millis(20);
+    let (queue, looking) = (stage.queue().await?, stage.queue().await?);
+    let since = an_hour_ago();
+    queue.report(&a_report(Uuid::now_v7(), Timestamp::now()));
+    // A burial is told everywhere: to the archive, the outcomes and the dead letters.
+    let writing = tokio::spawn(async move {
+        for number in 0.. {
+            let buried = queue.publisher().bury(&an_event(number), "none").await;
+            if buried.is_err() {
+                break;
+            }
+            tokio::time::sleep(BETWEEN).await;
+        }
+    });
+    let read = async {
+        while looking.reports().await?.is_empty() {}
+        while looking.last_event().await?.is_none() {}
+        while dead_letters(&looking).await?.is_empty() {}
+        let mut outcomes = looking.outcomes().read(since);
+        while outcomes.next().await?.is_some() {}
+        let mut archived = looking.archive().read(since);
+        while archived.next().await?.is_some() {}
+        anyhow::Ok(())
+    };
+    soon("all is read", read).await??;
+    ensure!(!writing.is_finished(), "and it was written all the time");
+    writing.abort();
+    Ok(())
+}
+
 fn worst(findings: &[Finding]) -> Option<Grade> {
     findings.iter().map(|finding| finding.grade).max()
 }
@@ -366,6 +400,11 @@ async fn traces(stage: &Stage, settings: &Settings) -> anyhow::Result<Vec<String
                 .collect())
         }
     }
+}
+
+/// Looks as for a process that does everything.
+async fn examine(settings: &Settings) -> Vec<Finding> {
+    chickwork_queue::examine(settings, Needs::WritingAndReading).await
 }
 
 pub(crate) async fn a_queue_is_examined_without_a_trace(stage: Stage) -> anyhow::Result<()> {
@@ -678,6 +717,12 @@ fn a_broker_that_does_not_let_us_do_our_work_is_named_with_the_cure() -> anyhow:
             "may not read",
             "set_permissions",
         )?;
+        // Who creates nothing, and only puts events in, needs no more than to write.
+        may("^$", &all, "^$")?;
+        let passive = chick(Declare::Passive)?;
+        let findings = chickwork_queue::examine(&passive, Needs::Writing).await;
+        ensure!(worst(&findings) == Some(Grade::Good), "{findings:?}");
+        is_wrong(&examine(&passive).await, "may not read", "set_permissions")?;
         may(&all, &all, &all)?;
         let findings = examine(&chick(Declare::Active)?).await;
         ensure!(worst(&findings) == Some(Grade::Good), "{findings:?}");

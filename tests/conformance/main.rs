@@ -94,6 +94,7 @@ conformance! {
             outcomes_are_read_to_the_end_and_not_beyond,
             the_last_event_is_the_newest_of_the_archive,
             what_was_archived_late_hides_nothing_that_is_younger,
+            what_is_written_all_the_time_is_read_to_an_end,
             a_queue_is_examined_without_a_trace,
         ],
         alone: [],

@@ -733,6 +733,7 @@ pub(crate) async fn that_a_reply_is_to_be_posted_again_is_known_before_it_is_bac
         reason: "a person said to post again: I have looked".to_owned(),
         called: false,
         intended_at: None,
+        overrules_until: Some(letters[0].buried_at),
     };
     let replayed = What::Replayed {
         replay: 1,

@@ -29,6 +29,9 @@ pub enum NotAToken {
 }
 
 impl Token {
+    /// How many characters Chatwork's own tokens have: Base64 of 32 bytes. Others are tokens as well.
+    pub const USUAL_LENGTH: usize = 44;
+
     /// Decodes a token: strict standard Base64 with padding, at least one byte.
     pub fn parse(text: &str) -> Result<Self, NotAToken> {
         let key = BASE64_STANDARD

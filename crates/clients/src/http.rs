@@ -111,7 +111,7 @@ fn for_this_machine(base: &Url, mut builder: ClientBuilder) -> ClientBuilder {
     builder
 }
 
-fn is_loopback(url: &Url) -> bool {
+pub(crate) fn is_loopback(url: &Url) -> bool {
     url.host_str().is_some_and(|host| {
         host == "localhost"
             || host

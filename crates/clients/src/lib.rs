@@ -8,6 +8,8 @@
 
 pub mod chatwork;
 mod http;
+mod proxy;
 pub mod simsimi;
 
 pub use http::{BadClient, Patience};
+pub use proxy::proxy;

@@ -49,6 +49,11 @@ const MOST_WORKERS: usize = 4;
 /// that gets no webhooks could never show that it has recovered.
 const UNREADY_AFTER_FAILURE: Duration = Duration::from_secs(10);
 
+/// The header by which `/healthz` tells whoever asks what listens there; see [`WEBHOOKS`].
+pub const LISTENS_FOR: &str = "x-chickwork";
+/// What the ingress listens for.
+pub const WEBHOOKS: &str = "webhooks";
+
 /// What the ingress needs to know.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -253,8 +258,11 @@ fn server(settings: &Settings, intake: Intake) -> io::Result<(SocketAddr, Server
 }
 
 async fn health(intake: web::Data<Intake>) -> HttpResponse {
-    match intake.readiness.check() {
-        Ok(()) => HttpResponse::Ok().body("ready\n"),
-        Err(reason) => HttpResponse::ServiceUnavailable().body(reason + "\n"),
-    }
+    let (mut response, says) = match intake.readiness.check() {
+        Ok(()) => (HttpResponse::Ok(), "ready".to_owned()),
+        Err(reason) => (HttpResponse::ServiceUnavailable(), reason),
+    };
+    response
+        .insert_header((LISTENS_FOR, WEBHOOKS))
+        .body(says + "\n")
 }

@@ -13,6 +13,7 @@ use chickwork_queue::event::{BotName, Event, EventId};
 use chickwork_queue::{Publisher, QueueError, Stored};
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::receive::{Received, receive};
 use crate::refusals::Refusals;
@@ -21,6 +22,11 @@ use crate::{LastWebhook, Readiness, Settings, presented};
 /// The largest body that is taken. Chatwork's largest message has 65,535 characters; escaped as
 /// JSON that is well below half a mebibyte.
 const MAX_BODY: usize = 1024 * 1024;
+/// Bodies up to this size are read from every connection at once, in bytes. Chatwork's are small.
+const SMALL_BODY: usize = 64 * 1024;
+/// Of those that are larger, so many at a time: nobody has shown a signature yet, and on all
+/// connections together they would be gigabytes. The others wait, within [`BODY_LIMIT`].
+const LARGE_BODIES: usize = 64;
 /// How long a client may take to send a body.
 const BODY_LIMIT: Duration = Duration::from_secs(15);
 /// How long storing may take. Chatwork waits 10 s; we answer within 5 s whatever happens. The queue
@@ -35,6 +41,7 @@ pub(crate) struct Intake {
     refusals: Mutex<Refusals>,
     pub(crate) readiness: Readiness,
     last_webhook: LastWebhook,
+    large_bodies: Semaphore,
 }
 
 /// How a webhook was taken.
@@ -120,6 +127,7 @@ impl Intake {
             refusals: Mutex::default(),
             readiness,
             last_webhook,
+            large_bodies: Semaphore::new(LARGE_BODIES),
         }
     }
 
@@ -127,8 +135,8 @@ impl Intake {
         let Some(bot) = self.bot(request) else {
             return Taken::NoSuchBot;
         };
-        let body = match read(request, payload).await {
-            Ok(body) => body,
+        let (body, _large) = match read(request, payload, &self.large_bodies).await {
+            Ok(read) => read,
             Err(taken) => return taken,
         };
         let began = Instant::now();
@@ -232,8 +240,12 @@ fn log_kept(event: &Event, result: &'static str) {
     }
 }
 
-/// Reads the body, within its limits of size and time.
-async fn read(request: &HttpRequest, payload: web::Payload) -> Result<Bytes, Taken> {
+/// Reads the body, within its limits of size and time; with it, the permit for a large one.
+async fn read<'a>(
+    request: &HttpRequest,
+    payload: web::Payload,
+    large_bodies: &'a Semaphore,
+) -> Result<(Bytes, Option<SemaphorePermit<'a>>), Taken> {
     let announced = request
         .headers()
         .get(CONTENT_LENGTH)
@@ -242,18 +254,27 @@ async fn read(request: &HttpRequest, payload: web::Payload) -> Result<Bytes, Tak
     if announced > MAX_BODY {
         return Err(Taken::TooLarge);
     }
-    let reading = collect(payload, announced);
+    let reading = collect(payload, announced, large_bodies);
     tokio::time::timeout(BODY_LIMIT, reading)
         .await
         .unwrap_or(Err(Taken::TooSlow))
 }
 
-async fn collect(mut payload: web::Payload, announced: usize) -> Result<Bytes, Taken> {
+async fn collect(
+    mut payload: web::Payload,
+    announced: usize,
+    large_bodies: &Semaphore,
+) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Taken> {
     let mut body = BytesMut::new();
+    let mut large = None;
     while let Some(chunk) = payload.next().await {
         let chunk = chunk.map_err(|_| Taken::Broken)?;
         if body.len() + chunk.len() > MAX_BODY {
             return Err(Taken::TooLarge);
+        }
+        if body.len() + chunk.len() > SMALL_BODY && large.is_none() {
+            let permit = large_bodies.acquire().await;
+            large = Some(permit.expect("this semaphore is never closed"));
         }
         if body.is_empty() && chunk.len() >= announced.max(1) {
             // The usual case: it came in one piece, and need not be copied. A second piece of a
@@ -263,7 +284,7 @@ async fn collect(mut payload: web::Payload, announced: usize) -> Result<Bytes, T
             body.extend_from_slice(&chunk);
         }
     }
-    Ok(body.freeze())
+    Ok((body.freeze(), large))
 }
 
 impl Taken {

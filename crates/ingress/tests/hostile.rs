@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use bench::{Answer, Bench, LIMIT, MENTION, empty, request, signature, signed};
+use bench::{Answer, Bench, LIMIT, MENTION, empty, raw, request, signature, signed};
 use bytes::Bytes;
 use chickwork_chatwork::signature::Tokens;
 use chickwork_ingress::receive::{Received, receive};
@@ -595,6 +595,35 @@ async fn clients_that_hold_on_are_cut_off_and_nobody_waits_for_them() {
     assert!(*longest <= CUT_OFF, "{longest:?}");
     takes_a_good_one(&bench).await;
     assert_eq!(bench.dead().await.len(), 0);
+}
+
+/// Large bodies are read a few at a time, so that a crowd of them cannot fill the memory; what is
+/// small passes them by, and what is large has its turn when they are cut off.
+#[tokio::test]
+async fn a_crowd_of_large_bodies_waits_its_turn_and_small_ones_pass() {
+    let bench = Bench::start().await;
+    let half = vec![b' '; 512 * 1024];
+    let mut crowd = Vec::new();
+    for _ in 0..100 {
+        let mut client = TcpStream::connect(bench.ingress.address())
+            .await
+            .expect("a listener");
+        let head = "POST /webhook HTTP/1.1\r\nhost: x\r\ncontent-length: 1048576\r\n\r\n";
+        client.write_all(head.as_bytes()).await.expect("written");
+        // Those that have to wait are not read on, and do not get rid of it.
+        let sending = client.write_all(&half);
+        let _ = tokio::time::timeout(Duration::from_millis(50), sending).await;
+        crowd.push(client);
+    }
+    takes_a_good_one(&bench).await;
+    let large = format!("{MENTION}{}", " ".repeat(256 * 1024));
+    let (address, headers) = (bench.ingress.address(), signed(large.as_bytes()));
+    let request = request("POST", "/webhook", &headers, large.as_bytes());
+    let waiting = tokio::spawn(async move { raw(address, &request).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!waiting.is_finished(), "it waits for its turn");
+    drop(crowd);
+    assert_eq!(waiting.await.expect("an answer"), empty(200));
 }
 
 /// Any JSON, not too much of it.

@@ -100,13 +100,19 @@ impl Content {
 
     /// What the outcomes say when a person takes the dead letter out. That a message is to be posted
     /// again stands first: it must be known before the reply is back.
-    pub(crate) fn taken(&self, verdict: &Verdict, now: Timestamp) -> Vec<Outcome> {
+    pub(crate) fn taken(
+        &self,
+        verdict: &Verdict,
+        buried_at: Timestamp,
+        now: Timestamp,
+    ) -> Vec<Outcome> {
         match verdict {
             Verdict::Retry { reason, again } => {
                 let overrule = again.then(|| What::NotPosted {
                     reason: format!("a person said to post again: {reason}"),
                     called: false,
                     intended_at: None,
+                    overrules_until: Some(buried_at),
                 });
                 let replayed = What::Replayed {
                     replay: self.replay.saturating_add(1),

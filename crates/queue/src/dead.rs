@@ -93,7 +93,8 @@ pub struct DeadLetters(pub(crate) Backend);
 
 impl DeadLetters {
     /// All dead letters, oldest first, a page at a time. Reading changes nothing, not even a
-    /// delivery count.
+    /// delivery count, unless a broker's log of them has to be put right. While somebody goes
+    /// through the dead letters of a broker it may lack some; then that is logged.
     pub async fn read(&self) -> Result<DeadRead, QueueError> {
         Ok(DeadRead(match &self.0 {
             Backend::Sqlite(store) => DeadReadOf::Sqlite(store.dead().await?),
@@ -111,6 +112,8 @@ impl DeadLetters {
     }
 
     /// Takes these out, one at each call of [`Taking::next`], and does with each what the verdict says.
+    /// A broker sends some hundred letters ahead and no more, however long the caller waits between
+    /// two calls.
     pub fn take(&self, letters: Vec<DeadLetter>, verdict: Verdict) -> Taking {
         Taking(match &self.0 {
             Backend::Sqlite(store) => TakingOf::Sqlite(store.take_dead(letters, verdict)),
@@ -151,8 +154,10 @@ enum TakingOf {
 
 impl Taking {
     /// Takes the next one that it comes upon; `None`: done. Letters that somebody else took meanwhile
-    /// do not come. After an error the rest is still to be had. What is in between two calls is kept
-    /// from others who want to take dead letters, so the last call should be made.
+    /// do not come. After an error the rest is still to be had. One that no queue takes when it is put
+    /// back remains a dead letter and holds up no other: an error at the end tells of such. What is in
+    /// between two calls is kept from others who want to take dead letters, so the last call should be
+    /// made.
     pub async fn next(&mut self) -> Result<Option<DeadLetter>, QueueError> {
         match &mut self.0 {
             TakingOf::Sqlite(taking) => Ok(taking.next().await?),

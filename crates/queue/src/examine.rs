@@ -28,8 +28,18 @@ pub enum Grade {
     Wrong,
 }
 
+/// What a process that is to work with the queue has to be able to do there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// To put events in.
+    Writing,
+    /// To claim jobs as well.
+    WritingAndReading,
+}
+
 impl Finding {
-    pub(crate) fn good(subject: impl Into<String>, says: impl Into<String>) -> Self {
+    /// It is as it has to be.
+    pub fn good(subject: impl Into<String>, says: impl Into<String>) -> Self {
         Self {
             subject: subject.into(),
             grade: Grade::Good,
@@ -38,14 +48,16 @@ impl Finding {
         }
     }
 
-    pub(crate) fn notice(subject: impl Into<String>, says: impl Into<String>) -> Self {
+    /// It works, but somebody should know.
+    pub fn notice(subject: impl Into<String>, says: impl Into<String>) -> Self {
         Self {
             grade: Grade::Notice,
             ..Self::good(subject, says)
         }
     }
 
-    pub(crate) fn wrong(
+    /// It does not work, and this is what to do about it.
+    pub fn wrong(
         subject: impl Into<String>,
         says: impl Into<String>,
         cure: impl Into<String>,
@@ -57,7 +69,8 @@ impl Finding {
         .with_cure(cure)
     }
 
-    pub(crate) fn with_cure(self, cure: impl Into<String>) -> Self {
+    /// With what to do about it.
+    pub fn with_cure(self, cure: impl Into<String>) -> Self {
         Self {
             cure: Some(cure.into()),
             ..self
@@ -65,10 +78,10 @@ impl Finding {
     }
 }
 
-/// Looks at the queue. There is always at least one finding.
-pub async fn examine(settings: &Settings) -> Vec<Finding> {
+/// Looks at the queue, for a process with these needs. There is always at least one finding.
+pub async fn examine(settings: &Settings, needs: Needs) -> Vec<Finding> {
     match &settings.location {
         Location::Sqlite(path) => sqlite::examine::examine(path).await,
-        Location::Amqp(urls) => amqp::examine::examine(urls, settings).await,
+        Location::Amqp(urls) => amqp::examine::examine(urls, settings, needs).await,
     }
 }

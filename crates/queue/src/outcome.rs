@@ -88,6 +88,10 @@ pub enum What {
         /// word about the message as a whole. A late line must not close a successor's intent.
         #[serde(default)]
         intended_at: Option<Timestamp>,
+        /// A person's word is about what was intended up to this time, when the reply was given up.
+        /// What is begun afterwards the person has not seen. Only where there is no `intended_at`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        overrules_until: Option<Timestamp>,
     },
     /// The room was read to see whether the reply is there.
     Looked {

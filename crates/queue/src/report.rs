@@ -104,7 +104,7 @@ pub struct Paused {
 /// How much a queue holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Depth {
-    /// `ask`, `post.<bot>`; `later` for what is put off, of whichever queue; `dead`.
+    /// `ask`, `post.<bot>`, [`Depth::LATER`] or [`Depth::DEAD`].
     pub queue: String,
     /// How many wait in it. What somebody has claimed is not counted.
     pub jobs: u64,
@@ -112,6 +112,13 @@ pub struct Depth {
     pub oldest: Option<Timestamp>,
     /// How many claim from it. A file does not tell.
     pub consumers: Option<u32>,
+}
+
+impl Depth {
+    /// The name for what is put off, of whichever queue.
+    pub const LATER: &str = "later";
+    /// The name for what was given up.
+    pub const DEAD: &str = "dead";
 }
 
 /// Events that have not come to an end.
@@ -165,15 +172,23 @@ impl Queue {
         }
         // After the archive: what came to an end meanwhile has come to an end.
         let mut outcomes = self.outcomes().read(since);
-        let mut ended: HashSet<EventId> = HashSet::new();
+        let mut given_up: HashSet<EventId> = HashSet::new();
         while let Some(outcome) = outcomes.next().await? {
-            if outcome.what.is_end() && received.contains_key(&outcome.id) {
-                ended.insert(outcome.id);
-            } else if let What::Replayed { .. } = outcome.what {
-                ended.remove(&outcome.id);
+            match outcome.what {
+                What::Replayed { .. } => {
+                    given_up.remove(&outcome.id);
+                }
+                What::Dead { .. } => {
+                    given_up.insert(outcome.id);
+                }
+                // Whoever puts back what was answered is not told again that it was.
+                what if what.is_end() => {
+                    received.remove(&outcome.id);
+                }
+                _ => {}
             }
         }
-        received.retain(|id, _| !ended.contains(id));
+        received.retain(|id, _| !given_up.contains(id));
         Ok(Unfinished {
             count: received.len() as u64,
             oldest: received.into_values().min(),

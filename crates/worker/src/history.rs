@@ -515,12 +515,20 @@ impl Memory {
             What::NotPosted {
                 called,
                 intended_at,
+                overrules_until,
                 ..
             } if self.is_new(outcome, Line::NotPosted, now) => {
                 let intent = intended_at.map(|at| (at, outcome.id));
                 let story = self.story(key, now);
                 // Late, it must not end the doubt about what a successor has begun meanwhile.
-                let ends_doubt = intent.is_none() || intent == story.intent;
+                let ends_doubt = match intent {
+                    Some(_) => intent == story.intent,
+                    // Nor what was begun since a person decided, for instance by this very word.
+                    None => {
+                        let until = overrules_until.unwrap_or(outcome.at);
+                        story.intent.is_none_or(|(begun, _)| begun <= until)
+                    }
+                };
                 if ends_doubt && !story.is_posted() {
                     story.post = Post::Unbegun;
                 }
@@ -727,6 +735,7 @@ mod tests {
             reason: String::new(),
             called,
             intended_at: intent.map(|intent| intent.at),
+            overrules_until: None,
         }
     }
 
@@ -901,6 +910,29 @@ mod tests {
         let last = told.read(id, posted(false));
         told.memory.resolved(&key(), last.at);
         assert!(matches!(told.post(), Post::Posted { .. }));
+    }
+
+    #[test]
+    fn a_person_overrules_what_was_there_to_be_seen_and_nothing_that_was_begun_since() {
+        let (mut told, id) = (Told::new(), EventId::fresh());
+        let overrule = |buried_at: Timestamp| What::NotPosted {
+            reason: "it is not there".to_owned(),
+            called: false,
+            intended_at: None,
+            overrules_until: Some(buried_at),
+        };
+        told.read(id, intent());
+        told.pass(60);
+        let buried_at = told.now;
+        told.read(id, overrule(buried_at));
+        assert_eq!(told.post(), Post::Unbegun);
+        // Posted on this word, and lost. The word comes once more: a second letter about the same
+        // message, or a command that was stopped and begun again.
+        told.pass(1);
+        told.wrote(id, intent());
+        told.pass(1);
+        told.read(id, overrule(buried_at));
+        assert!(matches!(told.post(), Post::InDoubt { .. }));
     }
 
     #[test]

@@ -410,6 +410,7 @@ impl PostStep<'_> {
             reason: reason.to_owned(),
             called,
             intended_at: Some(intent.at),
+            overrules_until: None,
         });
         self.desk.history.wrote(&not_posted);
         not_posted

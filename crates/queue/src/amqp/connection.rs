@@ -5,8 +5,8 @@
 //! thrown away by the pool, and whoever needs one asks again, for ever. Every new connection declares
 //! the topology before it is used, so what somebody deleted is there again after a reconnect.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use deadpool_lapin::{
@@ -47,6 +47,7 @@ const CONSUMING: usize = 8;
 pub(super) struct Connections {
     nodes: Vec<Node>,
     current: AtomicUsize,
+    alarm: Alarm,
     /// When the last repair ended; held while one is under way.
     repaired: Mutex<Option<Instant>>,
     declaration: Arc<Declaration>,
@@ -58,6 +59,23 @@ struct Node {
     address: String,
     publishing: Pool,
     consuming: Pool,
+}
+
+/// Why the broker takes no messages, as it has told one of the connections.
+#[derive(Debug, Clone, Default)]
+struct Alarm(Arc<std::sync::Mutex<Option<String>>>);
+
+impl Alarm {
+    fn set(&self, reason: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    fn reason(&self) -> Option<String> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
 }
 
 /// The topology and when it was last seen to be there.
@@ -78,6 +96,7 @@ impl Connections {
             declare: settings.declare,
             declared: Mutex::new(None),
         });
+        let alarm = Alarm::default();
         let nodes = urls
             .iter()
             .map(|url| {
@@ -86,14 +105,15 @@ impl Connections {
                 })?;
                 Ok(Node {
                     address: address(&uri),
-                    publishing: pool(url, PUBLISHING, "publish", &declaration)?,
-                    consuming: pool(url, CONSUMING, "consume", &declaration)?,
+                    publishing: pool(url, PUBLISHING, "publish", &declaration, &alarm)?,
+                    consuming: pool(url, CONSUMING, "consume", &declaration, &alarm)?,
                 })
             })
             .collect::<Result<_, BrokerError>>()?;
         Ok(Self {
             nodes,
             current: AtomicUsize::new(0),
+            alarm,
             repaired: Mutex::new(None),
             declaration,
         })
@@ -167,9 +187,20 @@ impl Connections {
         *repaired = Some(Instant::now());
     }
 
+    /// Why the broker takes no messages at the moment, if it has said so.
+    pub(super) fn alarm(&self) -> Option<String> {
+        self.alarm.reason()
+    }
+
     /// Whether there is a log of dead letters, as far as is known.
     pub(super) fn has_letters(&self) -> bool {
         self.declaration.topology.has_letters()
+    }
+
+    /// Takes note that the log of dead letters is missing. Declaring all objects may bring it back.
+    pub(super) async fn miss_letters(&self) {
+        self.declaration.topology.miss_letters();
+        self.repair().await;
     }
 
     /// The nodes, without credentials.
@@ -196,6 +227,7 @@ fn pool(
     size: usize,
     purpose: &'static str,
     declaration: &Arc<Declaration>,
+    alarm: &Alarm,
 ) -> Result<Pool, BrokerError> {
     let config = Config {
         url: Some(with_limits(url)),
@@ -210,14 +242,14 @@ fn pool(
         }),
     };
     let properties = move || named(purpose);
-    let declaration = declaration.clone();
+    let (declaration, alarm) = (declaration.clone(), alarm.clone());
     config
         .builder(properties, Runtime::Tokio1)
         .map_err(|error| BrokerError::Unreachable(error.to_string()))?
         .post_create(Hook::async_fn(
             move |connection: &mut lapin::Connection, _| {
                 let declaration = declaration.clone();
-                watch(connection);
+                watch(connection, alarm.clone());
                 Box::pin(async move {
                     // The pool's own limit ends before this hook.
                     tokio::time::timeout(CREATE_LIMIT, declaration.ensure(connection))
@@ -271,23 +303,27 @@ pub(super) fn address(uri: &AMQPUri) -> String {
 }
 
 /// Records for as long as the connection lives whether the broker blocks it.
-fn watch(connection: &lapin::Connection) {
+fn watch(connection: &lapin::Connection, alarm: Alarm) {
     let mut events = Box::pin(connection.events_listener());
     tokio::spawn(async move {
+        let mut is_blocked = false;
         while let Some(event) = events.next().await {
-            let blocked = match event {
+            let reason = match event {
                 lapin::Event::ConnectionBlocked(reason) => {
                     log::error!("the broker takes no messages: {reason}");
-                    true
+                    Some(reason)
                 }
                 lapin::Event::ConnectionUnblocked => {
                     log::info!("the broker takes messages again");
-                    false
+                    None
                 }
-                lapin::Event::Error(_) => false,
+                // It has ended, and is told nothing any more.
+                lapin::Event::Error(_) if is_blocked => None,
                 _ => continue,
             };
-            metrics::gauge!("chickwork_broker_blocked").set(if blocked { 1.0 } else { 0.0 });
+            is_blocked = reason.is_some();
+            metrics::gauge!("chickwork_broker_blocked").set(if is_blocked { 1.0 } else { 0.0 });
+            alarm.set(reason.map(|reason| reason.to_string()));
         }
     });
 }

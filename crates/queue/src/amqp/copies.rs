@@ -25,6 +25,8 @@ const LONGEST_LINE: usize = 10_000;
 const WINDOW: usize = 256;
 /// How long a window may take to be confirmed.
 const WINDOW_LIMIT: Duration = Duration::from_secs(10);
+/// After so many failures in a row, whatever their reason, what may be given up is.
+const FAILURES: u32 = 6;
 /// How long to wait after a failure.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
@@ -112,25 +114,33 @@ async fn run(
                 Item::Flush(done) => flushes.push(done),
             }
         }
-        let mut failing = false;
+        let mut failures = 0;
         let mut repaired = false;
         while !window.is_empty() {
-            match tokio::time::timeout(WINDOW_LIMIT, publish(&connections, &mut channel, &window))
-                .await
-            {
-                Ok(Ok(())) => break,
+            // After a failure one goes alone: its error has the reason, which those of many often
+            // only find the channel closed by.
+            let count = if failures == 0 { window.len() } else { 1 };
+            let published = publish(&connections, &mut channel, &window[..count]);
+            match tokio::time::timeout(WINDOW_LIMIT, published).await {
+                Ok(Ok(())) => {
+                    window.drain(..count);
+                    failures = 0;
+                }
                 failure => {
                     let reason = match failure {
                         Ok(Err(error)) => error,
                         _ => BrokerError::TimedOut("a window of copies"),
                     };
-                    if !failing {
+                    if failures == 0 {
                         log::warn!("copies wait for the broker: {reason}");
                     }
-                    failing = true;
+                    failures += 1;
                     channel = None;
-                    let hopeless = reason.is_refusal() || repaired && reason.calls_for_repair();
+                    let hopeless = reason.is_refusal()
+                        || repaired && reason.calls_for_repair()
+                        || failures >= FAILURES;
                     if hopeless && without_exchange == WithoutExchange::GiveUp {
+                        log::warn!("{} copies are given up", window.len());
                         break;
                     }
                     if reason.calls_for_repair() {

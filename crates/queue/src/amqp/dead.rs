@@ -25,6 +25,8 @@ const STEP: &str = "step";
 const CAUSE: &str = "cause";
 const ERROR: &str = "error";
 const BURIED_AT: &str = "buried-at";
+/// Set in a line of the log that leaves the letter's body to the queue.
+const WITHOUT_BODY: &str = "without-body";
 /// What a burial adds, and putting back takes away.
 const BURIAL: [&str; 6] = [LETTER, QUEUE, STEP, CAUSE, ERROR, BURIED_AT];
 
@@ -84,7 +86,7 @@ pub(super) fn naming(name: &str, kind: &str) -> BasicProperties {
     with_texts(properties, [(LETTER, name.to_owned())])
 }
 
-/// A letter's properties for the log, where it has to tell its name and when it was buried itself.
+/// A letter's properties for a line of the log without its body: all that is told of it is there.
 pub(super) fn for_log(properties: &BasicProperties, letter: &DeadLetter) -> BasicProperties {
     let told = [
         (LETTER, letter.letter.name.clone()),
@@ -93,8 +95,17 @@ pub(super) fn for_log(properties: &BasicProperties, letter: &DeadLetter) -> Basi
         (CAUSE, letter.cause.as_str().to_owned()),
         (ERROR, letter.error.clone()),
         (BURIED_AT, letter.buried_at.to_string()),
+        (WITHOUT_BODY, "yes".to_owned()),
     ];
-    with_texts(wire::without_broker_headers(properties), told)
+    // What tells no id is known by one that is made of its body.
+    let properties =
+        wire::without_broker_headers(properties).with_message_id(letter.id.to_string().into());
+    with_texts(properties, told)
+}
+
+/// Whether this is a line of the log that leaves the body to the queue.
+pub(super) fn is_without_body(properties: &BasicProperties) -> bool {
+    wire::text(&wire::headers(properties), WITHOUT_BODY).is_some()
 }
 
 /// The letter's identity. One by an older release, or by the broker itself, is known by its event
@@ -299,7 +310,9 @@ mod tests {
             (by_nobody, "157fa9211c0a9da70009404e1adc0a1d"),
         ] {
             let letter = describe(&properties, b"body");
-            let logged = describe(&for_log(&properties, &letter), b"body");
+            let line = for_log(&properties, &letter);
+            let logged = describe(&line, b"");
+            assert!(is_without_body(&line) && !is_without_body(&properties));
             assert_eq!(letter.letter.name, expected);
             assert_eq!(logged, letter);
         }

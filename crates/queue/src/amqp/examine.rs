@@ -19,7 +19,7 @@ use super::greeting::Greeting;
 use super::publish::{Address, Message, Routing, confirmed, open_confirming};
 use super::topology::{Names, Object, Topology, said};
 use super::{BrokerError, close};
-use crate::examine::{Finding, Grade};
+use crate::examine::{Finding, Grade, Needs};
 use crate::{Declare, Settings};
 
 /// How long a node may take to let us in.
@@ -45,7 +45,7 @@ const RIGHTS: &str = "broker permissions";
 const WRITING: &str = "broker permission to write";
 const READING: &str = "broker permission to read";
 
-pub(crate) async fn examine(urls: &[String], settings: &Settings) -> Vec<Finding> {
+pub(crate) async fn examine(urls: &[String], settings: &Settings, needs: Needs) -> Vec<Finding> {
     let names = Names::new(&settings.namespace);
     let topology = Topology::new(&names, &settings.bots, settings);
     let (mut findings, nodes) = nodes(urls, &names).await;
@@ -53,7 +53,14 @@ pub(crate) async fn examine(urls: &[String], settings: &Settings) -> Vec<Finding
         let mut questions = Questions::to(&node.url);
         let objects = Objects::look(&mut questions, &topology).await;
         findings.extend(objects.findings(&settings.namespace, settings.declare));
-        findings.extend(rights(&mut questions, &names).await);
+        // Whoever binds queues to exchanges reads from these.
+        let reads = needs == Needs::WritingAndReading || settings.declare == Declare::Active;
+        let rights = if reads {
+            rights(&mut questions, &names).await
+        } else {
+            right_to_write(&questions.url, &names).await
+        };
+        findings.extend(rights);
         questions.close().await;
     }
     findings
@@ -327,6 +334,8 @@ struct Objects {
     unusable: Vec<Finding>,
     /// They do not answer; with what was said instead.
     dead: Vec<(String, Problem)>,
+    /// Why what we can do without cannot be used, though it may be there.
+    done_without: Vec<String>,
 }
 
 impl Objects {
@@ -362,8 +371,12 @@ impl Objects {
                 }
                 return;
             }
-            Err(problem) if problem.is("ACCESS_REFUSED") => {
-                self.not_compared += 1;
+            Err(Problem::Said(said)) if said.starts_with("ACCESS_REFUSED") => {
+                if topology.is_optional(name) {
+                    self.done_without.push(said);
+                } else {
+                    self.not_compared += 1;
+                }
                 return;
             }
             Err(problem) => return self.dead.push((named(), problem)),
@@ -383,6 +396,14 @@ impl Objects {
             Err(Problem::Said(said)) if object.is_harmless(&said) => {
                 self.different.push(format!("{name} ({said})"));
             }
+            Err(Problem::Said(said))
+                if topology.is_optional(name)
+                    && ["ACCESS_REFUSED", "PRECONDITION_FAILED"]
+                        .iter()
+                        .any(|refusal| said.starts_with(refusal)) =>
+            {
+                self.done_without.push(said);
+            }
             Err(Problem::Said(said)) if said.starts_with("ACCESS_REFUSED") => {
                 self.not_compared += 1;
             }
@@ -396,7 +417,12 @@ impl Objects {
         }
     }
 
-    fn findings(self, namespace: &str, declare: Declare) -> Vec<Finding> {
+    fn findings(mut self, namespace: &str, declare: Declare) -> Vec<Finding> {
+        if self.not_compared > 0 {
+            // Then it is the user that may configure nothing.
+            self.not_compared += self.done_without.len();
+            self.done_without.clear();
+        }
         let mut findings = self.unusable;
         let count = self.count;
         if !self.missing.is_empty() {
@@ -435,6 +461,15 @@ impl Objects {
                     format!("{says} The next ingress or worker that connects creates it."),
                 ),
             });
+        }
+        if let Some(said) = self.done_without.first() {
+            let says = format!(
+                "The log of dead letters cannot be used ({said}), so listing them raises the broker's count of their returns."
+            );
+            findings.push(
+                Finding::notice(OBJECTS, says)
+                    .with_cure("Grant the right to configure it, or delete what is in its place."),
+            );
         }
         if !self.different.is_empty() {
             let says = format!(
@@ -518,6 +553,15 @@ async fn rights(questions: &mut Questions, names: &Names) -> Vec<Finding> {
     }
 }
 
+/// The same for one that only puts events in.
+async fn right_to_write(url: &str, names: &Names) -> Vec<Finding> {
+    match write(url, names).await {
+        Ok(true) => vec![Finding::good(RIGHTS, "This user may write.")],
+        Ok(false) => Vec::new(),
+        Err(finding) => vec![finding],
+    }
+}
+
 /// Publishes what leads nowhere, and so is stored nowhere: twice, as an alarm blocks a connection
 /// after the first message on it. That is why it has a connection of its own.
 async fn write(url: &str, names: &Names) -> Result<bool, Finding> {
@@ -590,8 +634,9 @@ async fn read(questions: &mut Questions, names: &Names) -> Result<bool, Finding>
         // Said already: it does not exist.
         Err(problem) if problem.is("NOT_FOUND - no ") => Ok(false),
         Err(problem) if problem.is("ACCESS_REFUSED") => {
-            let says =
-                format!("The broker's user may not read, which a worker has to ({problem}).");
+            let says = format!(
+                "The broker's user may not read, as a worker has to, and whoever creates broker objects ({problem})."
+            );
             Err(Finding::wrong(READING, says, grant(names)))
         }
         Err(problem) => {
@@ -620,9 +665,9 @@ fn listed(names: &[String]) -> String {
 
 fn of_all(some: usize, count: usize) -> String {
     if some == count {
-        format!("All {count} broker objects")
+        format!("All {count}")
     } else {
-        format!("{some} of {count} broker objects")
+        format!("{some} of {count}")
     }
 }
 

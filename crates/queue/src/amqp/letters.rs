@@ -6,6 +6,9 @@
 //! nothing. Copies are best effort, older releases make none, and queues can be purged: where the
 //! lengths differ for longer than a copy takes, the queue itself is looked through, and the log put
 //! right by what is found. The queue is the truth.
+//!
+//! So that the log forgets nothing that is still in the queue, long bodies are in the queue alone, and
+//! so are those of letters that were found there.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,7 +21,7 @@ use lapin::types::FieldTable;
 use tokio::time::Instant;
 
 use super::stream::{From, ReadToEnd, Reading};
-use super::taking::Pass;
+use super::taking::{Announced, Pass};
 use super::topology::{self, Destination};
 use super::{Address, Broker, BrokerError, Message, REQUEST_LIMIT, close, dead, wire};
 use crate::dead::{DeadLetter, Held};
@@ -28,6 +31,9 @@ const GONE: &str = "gone";
 /// Copies are in the log by then. Until then log and queue are compared again, after this pause.
 const COPIES_TAKE: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// The log does without a body that is longer, in bytes: it is in the queue, and where the log forgets
+/// letters the queue has to be looked through each time.
+const LONGEST_BODY: usize = 4 * 1024;
 /// So many copies at most are handed over before they are waited for, when the log is put right.
 const WINDOW: usize = 1_000;
 /// A letter that the log has arrives in this time.
@@ -88,6 +94,18 @@ fn in_order(letters: HashMap<String, DeadLetter>) -> Vec<DeadLetter> {
     letters
 }
 
+/// Whether the log does not exist, may not be read, or is no stream.
+fn says_that_there_is_no_log(error: &BrokerError) -> bool {
+    match error {
+        BrokerError::Missing(_) | BrokerError::Unusable(_) => true,
+        // Where a stream is asked for, and something else is there.
+        BrokerError::Unreachable(said) => {
+            said.starts_with("PRECONDITION_FAILED") || error.is_refusal()
+        }
+        _ => false,
+    }
+}
+
 /// How many messages a queue has, on a channel of its own, as a refusal closes it.
 async fn length(
     connection: &lapin::Connection,
@@ -120,28 +138,37 @@ impl Broker {
         &self,
         connection: &lapin::Connection,
     ) -> Result<Vec<DeadLetter>, BrokerError> {
+        if !self.inner.connections.has_letters() {
+            return self.dead_by_queue(None).await;
+        }
         let mut log = Log::new(self);
         let since = Instant::now();
         let waiting = loop {
-            let waiting = length(connection, &self.names().dead()).await?? as usize;
+            let before = length(connection, &self.names().dead()).await?? as usize;
             let read = match length(connection, &self.names().letters()).await? {
                 // The count leaves the youngest lines out, so it does not show that there are none;
                 // but an empty stream is slow to show that, and here it hardly matters.
-                Ok(0) if waiting == 0 => return Ok(Vec::new()),
+                Ok(0) if before == 0 => return Ok(Vec::new()),
                 Ok(_) => log.catch_up().await,
                 Err(error) => Err(error.into()),
             };
             match read {
                 Ok(()) => {}
-                Err(error @ BrokerError::Missing(_)) => {
-                    return self.dead_without_log(log, &error).await;
-                }
-                Err(error) if error.is_refusal() => {
-                    return self.dead_without_log(log, &error).await;
+                Err(error) if says_that_there_is_no_log(&error) => {
+                    return self.dead_without_log(&error).await;
                 }
                 Err(error) => return Err(error),
             }
-            if log.live.len() == waiting || self.is_passed_through(connection).await? {
+            // Others bury and take while it is read.
+            let waiting = length(connection, &self.names().dead()).await?? as usize;
+            let fits = before.min(waiting)..=before.max(waiting);
+            if fits.contains(&log.live.len()) {
+                return Ok(in_order(log.live));
+            }
+            if self.is_passed_through(connection).await? {
+                log::warn!(
+                    "somebody is going through the dead letters, so this list may be incomplete"
+                );
                 return Ok(in_order(log.live));
             }
             if since.elapsed() > COPIES_TAKE {
@@ -154,29 +181,31 @@ impl Broker {
              older release or the broker buried some, or a process was killed, or somebody purged it",
             log.live.len()
         );
-        self.dead_by_queue(log).await
+        self.dead_by_queue(Some(log)).await
     }
 
     /// Whether somebody goes through the queue: what they hold is not counted there.
-    async fn is_passed_through(&self, connection: &lapin::Connection) -> Result<bool, BrokerError> {
+    pub(super) async fn is_passed_through(
+        &self,
+        connection: &lapin::Connection,
+    ) -> Result<bool, BrokerError> {
         Ok(match length(connection, &self.names().dead_pass()).await? {
             Ok(_) => true,
             Err(error) => topology::said(&error).starts_with("RESOURCE_LOCKED"),
         })
     }
 
-    async fn dead_without_log(
-        &self,
-        log: Log,
-        error: &BrokerError,
-    ) -> Result<Vec<DeadLetter>, BrokerError> {
+    async fn dead_without_log(&self, error: &BrokerError) -> Result<Vec<DeadLetter>, BrokerError> {
         log::warn!("dead letters have no log, so the queue is looked through: {error}");
-        self.dead_by_queue(log).await
+        if matches!(error, BrokerError::Missing(_)) {
+            self.inner.connections.miss_letters().await;
+        }
+        self.dead_by_queue(None).await
     }
 
-    /// Looks through the queue, and puts the log right.
-    async fn dead_by_queue(&self, mut log: Log) -> Result<Vec<DeadLetter>, BrokerError> {
-        let pass = Pass::begin(self).await?;
+    /// Looks through the queue, and puts the log right, if there is one.
+    async fn dead_by_queue(&self, log: Option<Log>) -> Result<Vec<DeadLetter>, BrokerError> {
+        let mut pass = Pass::begin(self).await?;
         let mut found = HashMap::new();
         let mut written = 0;
         while let Some(delivery) = pass.next().await? {
@@ -187,16 +216,24 @@ impl Broker {
                 pass.remove(&delivery).await?;
                 continue;
             }
-            if !log.live.contains_key(&name) {
-                self.log_letter(&letter, &delivery);
+            if let Some(log) = &log
+                && !log.live.contains_key(&name)
+            {
+                self.log(dead::for_log(&delivery.properties, &letter), Vec::new());
                 self.written(&mut written).await;
             }
             found.insert(name, letter);
         }
+        let announced = pass.announced();
         pass.end().await;
-        for name in log.live.keys().filter(|name| !found.contains_key(*name)) {
-            self.log_gone(name);
-            self.written(&mut written).await;
+        let Some(mut log) = log else {
+            return Ok(in_order(found));
+        };
+        // Another one who passes unannounced may hold what was not found.
+        if announced == Announced::Yes {
+            let names = log.live.keys().map(String::as_str);
+            let gone = names.filter(|name| !found.contains_key(*name));
+            self.log_all_gone(gone).await;
         }
         self.log_flushed().await;
         // Where they lie in the log, if it can be told; the letters themselves are known.
@@ -209,7 +246,8 @@ impl Broker {
         Ok(in_order(found))
     }
 
-    /// What a letter holds, by the log; from the queue if it is not there.
+    /// What a letter holds, by the log; from the queue if it is not there, which counts as a return of
+    /// the letters up to it.
     pub(crate) async fn held(&self, letter: &DeadLetter) -> Result<Option<Held>, BrokerError> {
         let by_log = match letter.letter.offset {
             Some(offset) => self.logged(offset, &letter.letter.name).await,
@@ -241,23 +279,36 @@ impl Broker {
             return Ok(None);
         };
         let (_, line) = line?;
-        let is_it = !is_gone(&line.properties) && dead::name(&line.properties, &line.data) == name;
+        let is_whole = !is_gone(&line.properties) && !dead::is_without_body(&line.properties);
+        let is_it = is_whole && dead::name(&line.properties, &line.data) == name;
         Ok(is_it.then_some(line))
     }
 
     /// Copies a burial that is stored to the log.
     pub(super) fn log_burial(&self, message: &Message) {
-        self.log(message.properties.clone(), message.body.clone());
-    }
-
-    fn log_letter(&self, letter: &DeadLetter, delivery: &Delivery) {
-        let properties = dead::for_log(&delivery.properties, letter);
-        self.log(properties, delivery.data.clone());
+        let Message {
+            properties, body, ..
+        } = message;
+        if body.len() > LONGEST_BODY {
+            let letter = dead::describe(properties, body);
+            self.log(dead::for_log(properties, &letter), Vec::new());
+        } else {
+            self.log(properties.clone(), body.clone());
+        }
     }
 
     /// Says in the log that a letter was taken out.
     pub(super) fn log_gone(&self, name: &str) {
         self.log(dead::naming(name, GONE), Vec::new());
+    }
+
+    /// Says it of many.
+    pub(super) async fn log_all_gone(&self, names: impl Iterator<Item = &str>) {
+        let mut written = 0;
+        for name in names {
+            self.log_gone(name);
+            self.written(&mut written).await;
+        }
     }
 
     fn log(&self, properties: BasicProperties, body: Vec<u8>) {

@@ -73,6 +73,9 @@ pub enum BrokerError {
     /// The broker refused the message.
     #[error("the broker refused the message (is a queue full, or without a leader?)")]
     Nacked,
+    /// An alarm is raised: the broker takes messages again once it is over.
+    #[error("the broker takes no messages: {0}")]
+    Blocked(String),
     /// The broker did not answer in time.
     #[error("{0} took the broker too long")]
     TimedOut(&'static str),
@@ -82,6 +85,14 @@ pub enum BrokerError {
     /// Dead letters are gone through by one at a time.
     #[error("somebody else is taking dead letters: try again when they are done")]
     Busy,
+    /// Dead letters that no queue would take; all others were treated as was said.
+    #[error("dead letters that could not be put back, and remain: {letters} ({reason})")]
+    Stuck {
+        /// How many.
+        letters: usize,
+        /// Why the last one could not.
+        reason: String,
+    },
     /// The queue has been closed.
     #[error("the queue is closed")]
     Closed,

@@ -70,7 +70,12 @@ impl Publishing {
     ) -> Result<(), BrokerError> {
         let published =
             tokio::time::timeout(PUBLISH_LIMIT, self.try_publish(message, routing)).await;
-        let result = published.unwrap_or(Err(BrokerError::TimedOut("a publish")));
+        let result = published.unwrap_or_else(|_| {
+            Err(match self.connections.alarm() {
+                Some(reason) => BrokerError::Blocked(reason),
+                None => BrokerError::TimedOut("a publish"),
+            })
+        });
         let up = matches!(result, Ok(()) | Err(BrokerError::Returned(_)));
         metrics::gauge!("chickwork_broker_up").set(if up { 1.0 } else { 0.0 });
         result

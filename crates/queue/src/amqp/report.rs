@@ -63,8 +63,8 @@ impl Broker {
         let queues = std::iter::once(("ask".to_owned(), vec![names.ask()]))
             .chain(posts.map(|bot| (format!("post.{bot}"), vec![names.post(bot)])))
             .chain([
-                ("later".to_owned(), names.levels().collect()),
-                ("dead".to_owned(), vec![names.dead()]),
+                (Depth::LATER.to_owned(), names.levels().collect()),
+                (Depth::DEAD.to_owned(), vec![names.dead()]),
             ]);
         let connection = self.inner.connections.consuming().await?;
         let depths = async {
@@ -83,12 +83,14 @@ impl Broker {
         if !self.inner.archived {
             return Ok(None);
         }
-        let newest = last_chunk(self, &self.names().archive()).await?;
-        let received = newest.iter().filter_map(|(_, delivery)| {
-            let (content, _) = wire::read(&delivery.properties, &delivery.data).ok()?;
-            Some(content.received_at)
-        });
-        Ok(received.max())
+        let mut newest = None;
+        last_chunk(self, &self.names().archive(), |delivery| {
+            if let Ok((content, _)) = wire::read(&delivery.properties, &delivery.data) {
+                newest = newest.max(Some(content.received_at));
+            }
+        })
+        .await?;
+        Ok(newest)
     }
 }
 

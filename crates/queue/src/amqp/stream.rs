@@ -10,6 +10,7 @@ use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use tokio::time::Instant;
 
 use super::{Broker, BrokerError, REQUEST_LIMIT, close, report, wire};
 use crate::Entry;
@@ -31,6 +32,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 const EMPTY: Duration = Duration::from_secs(2);
 /// The last chunk arrives at once; a pause this long is its end.
 const CHUNK_IDLE: Duration = Duration::from_millis(200);
+/// Where others go on writing there is no pause. So long after its first message the last chunk has
+/// come, and whatever came with it is younger.
+const CHUNK_LIMIT: Duration = Duration::from_millis(500);
 /// A stream is entered by the broker's clock, and what is looked for was dated by others: clocks
 /// may differ by this much.
 const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_secs(60);
@@ -148,7 +152,12 @@ impl Drop for Reading {
             self.connection.take(),
             tokio::runtime::Handle::try_current(),
         ) {
-            runtime.spawn(close(connection));
+            // If the end of a channel meets that of its connection, lapin may end neither.
+            let used = (self.channel.clone(), self.consumer.clone());
+            runtime.spawn(async move {
+                close(connection).await;
+                drop(used);
+            });
         }
     }
 }
@@ -305,18 +314,20 @@ impl ReadToEnd {
 
     /// Finds the end first: the message count is short right after writing, and offsets have gaps.
     async fn start(&self) -> Result<Progress, BrokerError> {
-        let last_chunk = last_chunk(&self.broker, &self.stream).await?;
-        let Some(&(end, _)) = last_chunk.last() else {
+        let mut newest = None;
+        let end = last_chunk(&self.broker, &self.stream, |delivery| {
+            newest = newest.max(wire::dated(&delivery.properties));
+        })
+        .await?;
+        let Some(end) = end else {
             return Ok(Progress::Done);
         };
         let (from, perhaps_nothing) = match self.from {
             From::Time(since) => {
                 // Not the last word: what was spooled is archived late, behind younger ones.
-                let is_older = |(_, delivery): &(i64, Delivery)| {
-                    wire::dated(&delivery.properties).is_none_or(|written_at| written_at < since)
-                };
+                let all_are_older = newest.is_none_or(|newest| newest < since);
                 let earlier = since.checked_sub(CLOCKS_DIFFER).unwrap_or(since);
-                (From::Time(earlier), last_chunk.iter().all(is_older))
+                (From::Time(earlier), all_are_older)
             }
             // Whoever has read to the end before: from there on nothing has come.
             From::Offset(offset) if offset > end => return Ok(Progress::Done),
@@ -331,19 +342,29 @@ impl ReadToEnd {
     }
 }
 
-/// The messages of a stream's last chunk; none if it is empty.
+/// Looks at the messages of a stream's last chunk, and at some that others write meanwhile. Tells the
+/// offset of the last one; `None`: the stream is empty.
 pub(super) async fn last_chunk(
     broker: &Broker,
     stream: &str,
-) -> Result<Vec<(i64, Delivery)>, BrokerError> {
+    mut look: impl FnMut(&Delivery),
+) -> Result<Option<i64>, BrokerError> {
     let mut reading = Reading::start(broker, stream, From::LastChunk).await?;
-    let mut messages = Vec::new();
-    let mut patience = EMPTY;
-    while let Ok(next) = tokio::time::timeout(patience, reading.next()).await {
-        messages.push(next?);
-        patience = CHUNK_IDLE;
+    let mut end = None;
+    let mut limit = None;
+    let mut until = Instant::now() + EMPTY;
+    // A message that is there already is taken even after the time is up, so the time is looked at too.
+    while Instant::now() < until
+        && let Ok(next) = tokio::time::timeout_at(until, reading.next()).await
+    {
+        let (offset, delivery) = next?;
+        look(&delivery);
+        end = Some(offset);
+        let now = Instant::now();
+        let limit = *limit.get_or_insert(now + CHUNK_LIMIT);
+        until = limit.min(now + CHUNK_IDLE);
     }
-    Ok(messages)
+    Ok(end)
 }
 
 /// Reads the archive up to its end.

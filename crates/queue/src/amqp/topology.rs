@@ -217,10 +217,10 @@ pub(crate) struct Topology {
     exchanges: Vec<Exchange>,
     queues: Vec<QueueObject>,
     bindings: Vec<Binding>,
-    /// The name of the objects that may be missing where somebody else manages them: definitions
-    /// of an older release have no log of dead letters.
+    /// The name of the objects that a deployment can do without: definitions and permissions that
+    /// were made for an older release know no log of dead letters.
     optional: String,
-    /// Whether they were missing when last looked for.
+    /// Whether they could not be had when last looked for.
     without_optional: AtomicBool,
 }
 
@@ -366,16 +366,24 @@ impl Topology {
         !self.without_optional.load(Ordering::Relaxed)
     }
 
-    /// Whether it is the log of dead letters that somebody else has not created.
+    /// Takes note that the log of dead letters is missing after all.
+    pub(super) fn miss_letters(&self) {
+        self.without_optional.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is the log of dead letters that the broker does not let us have.
     fn can_do_without(&self, name: &str, error: &lapin::Error) -> bool {
-        let missing = name == self.optional && said(error).starts_with("NOT_FOUND");
-        if missing && !self.without_optional.swap(true, Ordering::Relaxed) {
+        let said = said(error);
+        let Some(cure) = cure(&said).filter(|_| name == self.optional) else {
+            return false;
+        };
+        if !self.without_optional.swap(true, Ordering::Relaxed) {
             log::warn!(
-                "{name} does not exist, so dead letters are listed by looking through their queue: \
-                 import the output of `chickwork topology`"
+                "{name} cannot be used ({said}), so dead letters are listed by looking through \
+                 their queue: {cure}"
             );
         }
-        missing
+        true
     }
 
     /// Creates what is missing, or checks that everything is there.
@@ -407,7 +415,7 @@ impl Topology {
                 .await;
             match declared {
                 Ok(()) => {}
-                Err(error) if passive && self.can_do_without(&exchange.name, &error) => {
+                Err(error) if self.can_do_without(&exchange.name, &error) => {
                     complete = false;
                     channel = connection.create_channel().await?;
                 }
@@ -433,24 +441,27 @@ impl Topology {
                     // The refusal has closed the channel.
                     channel = connection.create_channel().await?;
                 }
-                Err(error) if passive && self.can_do_without(&queue.name, &error) => {
+                Err(error) if self.can_do_without(&queue.name, &error) => {
                     complete = false;
                     channel = connection.create_channel().await?;
                 }
                 Err(error) => return Err(unusable("queue", &queue.name, &error)),
             }
         }
-        self.without_optional.store(!complete, Ordering::Relaxed);
         if passive {
+            self.without_optional.store(!complete, Ordering::Relaxed);
             // AMQP offers no way to look at bindings.
             return Ok(());
         }
         for binding in &self.bindings {
             let (source, key) = (binding.source.as_str(), binding.key.as_str());
+            if !complete && source == self.optional {
+                continue;
+            }
             match &binding.target {
                 Target::Queue(queue) => {
                     let options = QueueBindOptions::default();
-                    channel
+                    let bound = channel
                         .queue_bind(
                             queue.as_str().into(),
                             source.into(),
@@ -458,8 +469,15 @@ impl Topology {
                             options,
                             FieldTable::default(),
                         )
-                        .await
-                        .map_err(|error| unusable("binding of queue", queue, &error))?;
+                        .await;
+                    match bound {
+                        Ok(()) => {}
+                        Err(error) if self.can_do_without(queue, &error) => {
+                            complete = false;
+                            channel = connection.create_channel().await?;
+                        }
+                        Err(error) => return Err(unusable("binding of queue", queue, &error)),
+                    }
                 }
                 Target::Exchange(exchange) => {
                     let options = ExchangeBindOptions::default();
@@ -476,6 +494,7 @@ impl Topology {
                 }
             }
         }
+        self.without_optional.store(!complete, Ordering::Relaxed);
         // Not waited for: the objects are there whatever becomes of this channel.
         let _ =
             tokio::time::timeout(super::CLOSE_LIMIT, channel.close(200, "declared".into())).await;
@@ -671,7 +690,9 @@ pub(super) fn said(error: &lapin::Error) -> String {
 /// A refusal for other arguments that names only harmless ones. RabbitMQ names the first that differs.
 fn is_harmless(said: &str, holds: Holds) -> bool {
     let differs = |argument: &str| said.contains(&format!("arg '{argument}'"));
-    let in_log = holds == Holds::Log && differs("x-max-length-bytes");
+    // One without any limit is as well no stream at all.
+    let is_limited = !said.contains("current is none");
+    let in_log = holds == Holds::Log && differs("x-max-length-bytes") && is_limited;
     let harmless = said.contains("PRECONDITION_FAILED")
         && (in_log || HARMLESS.iter().any(|name| differs(name)));
     if harmless && holds == Holds::Memory && differs("x-max-age") {
@@ -684,15 +705,28 @@ fn is_harmless(said: &str, holds: Holds) -> bool {
     harmless
 }
 
+/// What a person does about an object that the broker refuses in these words.
+fn cure(said: &str) -> Option<&'static str> {
+    if said.contains("PRECONDITION_FAILED") {
+        Some(
+            "it exists with other arguments: empty and delete it, or set another CHICKWORK_NAMESPACE",
+        )
+    } else if said.contains("NOT_FOUND") {
+        Some(
+            "it does not exist: import the output of `chickwork topology`, or set CHICKWORK_DECLARE=active",
+        )
+    } else if said.contains("ACCESS_REFUSED") {
+        Some(
+            "the broker user may not configure it: grant the right, or set CHICKWORK_DECLARE=passive",
+        )
+    } else {
+        None
+    }
+}
+
 fn unusable(kind: &str, name: &str, error: &lapin::Error) -> BrokerError {
     let said = said(error);
-    let cure = if said.contains("PRECONDITION_FAILED") {
-        "it exists with other arguments: empty and delete it, or set another CHICKWORK_NAMESPACE"
-    } else if said.contains("NOT_FOUND") {
-        "it does not exist: import the output of `chickwork topology`, or set CHICKWORK_DECLARE=active"
-    } else if said.contains("ACCESS_REFUSED") {
-        "the broker user may not configure it: grant the right, or set CHICKWORK_DECLARE=passive"
-    } else {
+    let Some(cure) = cure(&said) else {
         return BrokerError::Unreachable(said);
     };
     BrokerError::Object {
@@ -762,6 +796,9 @@ mod tests {
         let shorter = "PRECONDITION_FAILED - inequivalent arg 'x-max-length-bytes' for queue";
         assert!(is_harmless(shorter, Holds::Log));
         assert!(!is_harmless(shorter, Holds::Anything));
+        let no_stream =
+            format!("{shorter}: received the value '2' of type 'long' but current is none");
+        assert!(!is_harmless(&no_stream, Holds::Log));
     }
 
     #[test]

@@ -193,15 +193,18 @@ fn take(
     now: Timestamp,
 ) -> rusqlite::Result<bool> {
     let found = connection
-        .prepare_cached(&format!("SELECT queue, {CONTENT} FROM dead WHERE seq = ?1"))?
+        .prepare_cached(&format!(
+            "SELECT queue, buried_at, {CONTENT} FROM dead WHERE seq = ?1"
+        ))?
         .query_row([seq], |row| {
-            Ok((row.get::<_, String>(0)?, rows::read_content(row, 1)?))
+            let (queue, buried_at) = (row.get::<_, String>(0)?, rows::time(row, 1)?);
+            Ok((queue, buried_at, rows::read_content(row, 2)?))
         })
         .optional()?;
-    let Some((queue, content)) = found else {
+    let Some((queue, buried_at, content)) = found else {
         return Ok(false);
     };
-    for outcome in content.taken(verdict, now) {
+    for outcome in content.taken(verdict, buried_at, now) {
         records::insert_outcome(connection, &outcome)?;
     }
     if let Verdict::Retry { .. } = verdict {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 use rustix::fs::Access;
 
-use super::{APPLICATION_ID, BUSY_LIMIT, SCHEMA_VERSION};
+use super::{APPLICATION_ID, BUSY_LIMIT, SCHEMA_VERSION, TABLES};
 use crate::examine::Finding;
 
 /// How long all of it may take: a dead file server answers nothing, ever.
@@ -16,8 +16,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 const LARGEST_CHECKED: u64 = 256 * 1024 * 1024;
 /// Less room than this is worth a word.
 const LITTLE_ROOM: u64 = 100 * 1024 * 1024;
-/// The tables of `schema.sql`.
-const TABLES: [&str; 5] = ["jobs", "consumers", "dead", "archive", "outcomes"];
 
 const FILE: &str = "queue file";
 const FOLDER: &str = "queue folder";
@@ -55,15 +53,9 @@ fn look(path: &Path) -> Vec<Finding> {
                 "Name a file, for instance CHICKWORK_QUEUE=sqlite:/var/lib/chickwork/chickwork.db.";
             return vec![Finding::wrong(FILE, says, cure)];
         }
-        Ok(file) => findings.push(match protected(path) {
-            Some(finding) => finding,
-            None => contents(path, file.len()),
-        }),
+        Ok(_) => findings.push(protected(path).unwrap_or_else(|| contents(path))),
         Err(error) if error.kind() == ErrorKind::NotFound && folder.is_dir() => {
-            let says = format!(
-                "There is no queue file yet; {} will be created.",
-                path.display()
-            );
+            let says = format!("There is none yet; {} will be created.", path.display());
             findings.push(Finding::notice(FILE, says));
         }
         Err(error) => {
@@ -92,14 +84,14 @@ fn protected(path: &Path) -> Option<Finding> {
 }
 
 /// What the file holds.
-fn contents(path: &Path, bytes: u64) -> Finding {
+fn contents(path: &Path) -> Finding {
     let is_open = || beside(path, "-wal").exists();
     let found = if is_open() {
-        read(path, open(path), bytes)
+        read(path, open(path))
     } else {
-        match read(path, open_still(path), bytes) {
+        match read(path, open_still(path)) {
             // Somebody has opened it meanwhile.
-            Err(_) if is_open() => read(path, open(path), bytes),
+            Err(_) if is_open() => read(path, open(path)),
             found => found,
         }
     };
@@ -120,7 +112,7 @@ fn open_still(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// Reads what the file says of itself, from end to end unless it is large.
-fn read(path: &Path, opened: rusqlite::Result<Connection>, bytes: u64) -> Result<Finding, Finding> {
+fn read(path: &Path, opened: rusqlite::Result<Connection>) -> Result<Finding, Finding> {
     let unreadable = |error: rusqlite::Error| unreadable(path, &error);
     let connection = opened.map_err(unreadable)?;
     let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
@@ -138,6 +130,10 @@ fn read(path: &Path, opened: rusqlite::Result<Connection>, bytes: u64) -> Result
         let cure = "Use the newer release that wrote it.";
         return Err(Finding::wrong(FILE, says, cure));
     }
+    // Not the file's own size: in a file that is in use most of it may lie in the one beside it.
+    let pages = number("PRAGMA page_count").map_err(unreadable)?;
+    let page = number("PRAGMA page_size").map_err(unreadable)?;
+    let bytes = pages.cast_unsigned().saturating_mul(page.cast_unsigned());
     if bytes <= LARGEST_CHECKED {
         let verdict: String = connection
             .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
@@ -155,10 +151,16 @@ fn read(path: &Path, opened: rusqlite::Result<Connection>, bytes: u64) -> Result
     }
     let jobs = number("SELECT count(*) FROM jobs").map_err(unreadable)?;
     let dead = number("SELECT count(*) FROM dead").map_err(unreadable)?;
+    let (jobs, dead) = (counted(jobs, "job"), counted(dead, "dead letter"));
     let size = size(bytes);
-    let says =
-        format!("{shown} ({size}) is in order; it holds {jobs} jobs and {dead} dead letters.");
+    let says = format!("{shown} ({size}) is in order; it holds {jobs} and {dead}.");
     Ok(Finding::good(FILE, says))
+}
+
+/// So many of them: `1 job`, `12 jobs`.
+fn counted(number: i64, one: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {one}{plural}")
 }
 
 fn unreadable(path: &Path, error: &rusqlite::Error) -> Finding {

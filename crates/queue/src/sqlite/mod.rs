@@ -85,6 +85,15 @@ pub enum OpenError {
         .0.display()
     )]
     Missing(PathBuf),
+    /// It is there, but nobody has made a queue of it.
+    #[error("{} is empty: no bot has used it yet", .0.display())]
+    Empty(PathBuf),
+    /// This user may only read it. Looking takes part in SQLite's bookkeeping, and so writes.
+    #[error(
+        "{} may not be written to by this user: give it write access to the file, to those beside it that end in -wal and -shm, and to their folder",
+        .0.display()
+    )]
+    ReadOnly(PathBuf),
     /// It is somebody else's file.
     #[error("{} is not a Chickwork queue; move it away or name another file", .0.display())]
     Foreign(PathBuf),
@@ -153,7 +162,7 @@ impl Store {
             }
         }
         let flags = OpenFlags::default().difference(OpenFlags::SQLITE_OPEN_CREATE);
-        Self::open_with(path, settings, flags).await
+        Self::open_with(&absolute, settings, flags).await
     }
 
     async fn open_with(
@@ -358,9 +367,12 @@ pub(crate) type Sizes = BTreeMap<String, (u64, Option<Timestamp>)>;
 
 /// Opens the file for writing, checks that it is ours, and makes it so if it is new.
 fn prepare(path: &Path, flags: OpenFlags) -> Result<Connection, OpenError> {
-    let unusable = |error: rusqlite::Error| OpenError::Unusable {
-        path: path.to_owned(),
-        reason: error.to_string(),
+    let unusable = |error: rusqlite::Error| match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::ReadOnly) => OpenError::ReadOnly(path.to_owned()),
+        _ => OpenError::Unusable {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        },
     };
     let connection = Connection::open_with_flags(path, flags).map_err(unusable)?;
     connection.busy_timeout(BUSY_LIMIT).map_err(unusable)?;
@@ -373,8 +385,10 @@ fn prepare(path: &Path, flags: OpenFlags) -> Result<Connection, OpenError> {
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
         .map_err(foreign)?;
     let may_be_new = flags.contains(OpenFlags::SQLITE_OPEN_CREATE);
-    if (tables > 0 || !may_be_new) && pragma("application_id").map_err(unusable)? != APPLICATION_ID
-    {
+    if tables == 0 && !may_be_new {
+        return Err(OpenError::Empty(path.to_owned()));
+    }
+    if tables > 0 && pragma("application_id").map_err(unusable)? != APPLICATION_ID {
         return Err(OpenError::Foreign(path.to_owned()));
     }
     let version = pragma("user_version").map_err(unusable)?;
@@ -483,6 +497,21 @@ async fn tidy(inner: std::sync::Weak<Inner>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_is_empty_or_may_only_be_read_is_said_to_be_so() -> Result<(), OpenError> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("queue.db");
+        std::fs::write(&path, "").expect("an empty file");
+        let existing = OpenFlags::default().difference(OpenFlags::SQLITE_OPEN_CREATE);
+        let empty = prepare(&path, existing).expect_err("it is empty");
+        assert!(matches!(empty, OpenError::Empty(_)), "{empty}");
+        drop(prepare(&path, OpenFlags::default())?);
+        let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let protected = prepare(&path, read_only).expect_err("it may only be read");
+        assert!(matches!(protected, OpenError::ReadOnly(_)), "{protected}");
+        Ok(())
+    }
 
     #[test]
     fn a_commit_is_synced_to_the_disk_before_it_is_answered() -> Result<(), OpenError> {

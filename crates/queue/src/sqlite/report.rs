@@ -77,7 +77,10 @@ impl Store {
             let dead = connection
                 .prepare_cached("SELECT count(*), min(received_at) FROM dead")?
                 .query_row([], held)?;
-            let others = [("later".to_owned(), later), ("dead".to_owned(), dead)];
+            let others = [
+                (Depth::LATER.to_owned(), later),
+                (Depth::DEAD.to_owned(), dead),
+            ];
             let depths = queues.into_iter().chain(others);
             Ok(depths
                 .map(|(queue, held)| Depth {
