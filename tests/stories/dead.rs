@@ -192,6 +192,13 @@ pub(super) async fn every_cause_is_listed_shown_and_retried(kind: Kind) -> anyho
     let again = again.await??;
     assert_eq!(again["id"], malformed["id"]);
     assert_ne!(again["buried_at"], malformed["buried_at"]);
+    // A worker has read it this time, and has not asked.
+    let id = text(&again, "id");
+    let said = run(dead(bot.stage(), &["retry", id, "--dry-run"])?).await?;
+    let expected = "1 that could not be understood; given up again";
+    assert!(said.err.contains(expected), "{said:?}");
+    let shown = done(bot.stage(), &["show", id]).await?;
+    assert!(shown.contains("SimSimi was not asked"), "{shown}");
     bot.end().await
 }
 
@@ -514,6 +521,9 @@ pub(super) async fn what_is_dropped_is_gone_and_its_reason_is_kept(
     let said = run(dead(bot.stage(), &["drop", second, first, "--yes"])?).await?;
     assert_eq!((said.code, said.out), (Some(1), format!("{first}\n")));
     assert!(said.err.contains(second), "{}", said.err);
+    let said = run(dead(bot.stage(), &["list", "--each", second])?).await?;
+    assert_eq!((said.code, said.out.as_str()), (Some(1), ""), "{said:?}");
+    assert!(said.err.contains(second), "{said:?}");
 
     bot.buried(GIVEN_UP, retried).await?;
     done(bot.stage(), &["drop", "--all", "--yes"]).await?;
@@ -533,14 +543,15 @@ pub(super) async fn a_long_run_can_be_stopped_and_says_how_far_it_came(
     let queue = stage.queue().await?;
     let four = four_letters(&queue).await?.map(|id| id.to_string());
 
-    let drop_slowly = |rate: &str| -> anyhow::Result<_> {
-        let mut command = dead(&stage, &["drop", "--all", "--yes", "--rate", rate])?;
+    let drop_slowly = |which: &[&str], rate: &str| -> anyhow::Result<_> {
+        let how = ["drop", "--yes", "--rate", rate];
+        let mut command = dead(&stage, &[&how, which].concat())?;
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut dropping = command.spawn()?;
         let output = dropping.stdout.take().context("its output was asked for")?;
         Ok((dropping, BufReader::new(output).lines()))
     };
-    let (dropping, mut lines) = drop_slowly("1/1h")?;
+    let (dropping, mut lines) = drop_slowly(&["--all"], "1/1h")?;
     let first = soon("one is dropped", lines.next_line()).await??;
     assert_eq!(first.as_deref(), Some(four[0].as_str()));
     let id = i32::try_from(dropping.id().context("it runs")?)?;
@@ -551,30 +562,28 @@ pub(super) async fn a_long_run_can_be_stopped_and_says_how_far_it_came(
     assert!(said.contains("1 of 4 dropped; stopped, 3 left"), "{said}");
     assert_eq!(ids(&listed(&stage, &[]).await?), &four[1..]);
 
-    // Two at once: each letter is taken by one of them, and the other says so.
-    let (dropping, mut lines) = drop_slowly("1/3s")?;
+    // Two at once: a letter that both have chosen is taken by one of them, and the other says so.
+    let (second, both) = (four[1].as_str(), four[3].as_str());
+    let (dropping, mut lines) = drop_slowly(&[second, both], "1/15s")?;
     let mut taken = vec![soon("one is dropped", lines.next_line()).await??];
-    let other = run(dead(&stage, &["drop", &four[2], &four[3], "--yes"])?).await?;
+    let other = run(dead(&stage, &["drop", both, "--yes"])?).await?;
     taken.extend(other.out.lines().map(|line| Some(line.to_owned())));
     while let Some(line) = soon("the first has ended", lines.next_line()).await?? {
         taken.push(Some(line));
     }
     let output = soon("the first has ended", dropping.wait_with_output()).await??;
-    assert_eq!(
-        taken,
-        four[1..].iter().cloned().map(Some).collect::<Vec<_>>()
-    );
+    assert_eq!(taken, [second, both].map(|id| Some(id.to_owned())));
     let said = [String::from_utf8(output.stderr)?, other.err];
     let late = said
         .each_ref()
-        .map(|said| said.contains("somebody else has taken 2"));
+        .map(|said| said.contains("somebody else has taken 1"));
     let codes = [output.status.code(), other.code];
     assert!(
         late == [true, false] && codes == [Some(1), Some(0)]
             || late == [false, true] && codes == [Some(0), Some(1)],
         "{codes:?}: {said:?}"
     );
-    assert_eq!(listed(&stage, &[]).await?, Vec::<Value>::new());
+    assert_eq!(ids(&listed(&stage, &[]).await?), [four[2].as_str()]);
     Ok(())
 }
 
@@ -583,19 +592,39 @@ pub(super) async fn a_long_run_can_be_stopped_and_says_how_far_it_came(
 pub(super) async fn who_has_read_enough_may_go(kind: Kind) -> anyhow::Result<()> {
     let stage = tokio::task::block_in_place(|| Stage::new(kind))?;
     let queue = stage.queue().await?;
-    four_letters(&queue).await?;
-    let unread = async |words: &[&str]| -> anyhow::Result<(Option<i32>, String)> {
-        let mut command = dead(&stage, words)?;
+    let id = four_letters(&queue).await?[0].to_string();
+    let unread = async |mut command: Command| -> anyhow::Result<(Option<i32>, String)> {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut running = command.spawn()?;
         drop(running.stdout.take());
         let output = soon("it has ended", running.wait_with_output()).await??;
         Ok((output.status.code(), String::from_utf8(output.stderr)?))
     };
-    for form in [&["list"][..], &["list", "--each"], &["list", "--json"]] {
-        assert_eq!(unread(form).await?, (Some(0), String::new()));
+    let forms = [
+        &["list"][..],
+        &["list", "--each"],
+        &["list", "--json"],
+        &["show", &id],
+        &["show", &id, "--json"],
+    ];
+    for form in forms {
+        let unread = unread(dead(&stage, form)?).await?;
+        assert_eq!(unread, (Some(0), String::new()), "{form:?}");
     }
-    let (code, said) = unread(&["drop", "--all", "--yes"]).await?;
+    // Where the exit code is a result, it says the same to whoever reads nothing else: nobody works
+    // here, and settings are missing.
+    for name in ["status", "doctor"] {
+        for form in [&[][..], &["--json"]] {
+            let mut command = chickwork(name)?;
+            command
+                .args(form)
+                .env("CHICKWORK_QUEUE", stage.location())
+                .env("CHICKWORK_NAMESPACE", stage.namespace());
+            let unread = unread(command).await?;
+            assert_eq!(unread, (Some(1), String::new()), "{name} {form:?}");
+        }
+    }
+    let (code, said) = unread(dead(&stage, &["drop", "--all", "--yes"])?).await?;
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("1 of 4 dropped; nobody reads on"), "{said}");
     assert_eq!(listed(&stage, &[]).await?.len(), 3);

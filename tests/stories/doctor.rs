@@ -108,6 +108,20 @@ impl Visit {
         })
     }
 
+    /// Sees that one thing is wrong in these words, with this cure. The visit is one in JSON.
+    fn wrong(&self, says: &str, cure: &str) -> anyhow::Result<()> {
+        let findings = self.said.lines().map(serde_json::from_str::<Value>);
+        let findings = findings.collect::<Result<Vec<_>, _>>()?;
+        let contains = |value: &Value, words| value.as_str().unwrap_or_default().contains(words);
+        let it_is = findings.iter().any(|finding| {
+            finding["grade"] == "wrong"
+                && contains(&finding["says"], says)
+                && contains(&finding["cure"], cure)
+        });
+        ensure!(it_is, "{says:?} with {cure:?} is not in:\n{}", self.said);
+        Ok(())
+    }
+
     fn expect(&self, exit: i32, words: &[&str]) -> anyhow::Result<()> {
         let missing: Vec<_> = words
             .iter()
@@ -181,7 +195,38 @@ pub(super) async fn the_doctor_visits_a_bot_at_work(kind: Kind) -> anyhow::Resul
         },
     ]);
     let output = within(VISIT, "the doctor is done", command.output()).await??;
-    Visit::of(&output)?.expect(0, &["Chickwork is listening on", "Nothing is wrong"])?;
+    Visit::of(&output)?.expect(
+        0,
+        &[
+            "ok    CHICKWORK_LISTEN: Chickwork is listening on",
+            "ok    CHICKWORK_ADMIN_LISTEN: Chickwork is listening on",
+            "Nothing is wrong",
+        ],
+    )?;
+    // Another process cannot have its ports.
+    let environment = bot.front.environment();
+    let webhooks = &environment["CHICKWORK_LISTEN"];
+    let mut command = chickwork("doctor")?;
+    command
+        .envs(environment)
+        .env("CHATWORK_WEBHOOK_TOKEN", DEMO_WEBHOOK_TOKEN)
+        .env("CHICKWORK_LISTEN", bot.front.admin_address())
+        .env("CHICKWORK_ADMIN_LISTEN", webhooks)
+        .args(["--role", "ingress", "--json"]);
+    let output = within(VISIT, "the doctor is done", command.output()).await??;
+    let visit = Visit::of(&output)?;
+    visit.wrong("has its admin port on", "another port")?;
+    visit.wrong("takes webhooks on", "another port")?;
+    if let Some(worker) = bot.workers.first() {
+        let mut command = chickwork("doctor")?;
+        command
+            .envs(worker.environment())
+            .args(["--role", "worker"]);
+        let output = within(VISIT, "the doctor is done", command.output()).await??;
+        let note =
+            "note  CHICKWORK_ADMIN_LISTEN: A running `chickwork worker` has its admin port on";
+        Visit::of(&output)?.expect(0, &[note])?;
+    }
     let message = bot.mention("echo still well").await?;
     assert_eq!(bot.answer(&message).await?, "still well");
     bot.end().await
@@ -226,8 +271,10 @@ async fn all_wrong(patient: &Patient, rows: Vec<Row>) -> anyhow::Result<()> {
             .iter()
             .map(|(name, value)| (*name, value.as_str()))
             .collect();
-        let visit = patient.visit(&changes, flags).await?;
-        let told = visit.expect(1, &["WRONG", says, cure]);
+        let visit = patient
+            .visit(&changes, &[&["--json"], flags].concat())
+            .await?;
+        let told = visit.expect(1, &[]).and_then(|()| visit.wrong(says, cure));
         told.with_context(|| format!("{:?}", changes.first()))?;
     }
     Ok(())
@@ -323,8 +370,8 @@ pub(super) async fn what_is_wrong_is_told_with_its_cure() -> anyhow::Result<()> 
         ),
         row(
             &[("CHICKWORK_QUEUE", &format!("sqlite:{}", no_queue.display()))],
-            "notes.txt",
-            "CHICKWORK_QUEUE",
+            "notes.txt is not a Chickwork queue",
+            "Move it away",
         ),
         asking(row(
             &[("SIMSIMI_API_KEY", "hush")],
@@ -473,10 +520,7 @@ pub(super) async fn the_doctor_speaks_json() -> anyhow::Result<()> {
         let fields: Vec<&String> = finding.as_object().context("an object")?.keys().collect();
         assert_eq!(fields, ["cure", "grade", "says", "subject"]);
         let grade = finding["grade"].as_str().unwrap_or_default().to_owned();
-        ensure!(
-            ["good", "notice", "wrong"].contains(&grade.as_str()),
-            "{line}"
-        );
+        ensure!(["ok", "note", "wrong"].contains(&grade.as_str()), "{line}");
         if grade == "wrong" {
             wrong.push(finding["subject"].clone());
         }

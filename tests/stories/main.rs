@@ -137,7 +137,11 @@ stories! {
         ingress: [without_its_broker_the_ingress_says_503_and_recovers],
         dead: [a_wrong_namespace_is_told_and_nothing_is_created],
         doctor: [what_is_wrong_with_the_broker_is_told_with_its_cure],
-        status: [status_says_when_nobody_uses_this_namespace],
+        status: [
+            status_says_when_nobody_uses_this_namespace,
+            status_says_that_the_broker_takes_no_messages,
+            what_may_not_be_seen_is_not_made_up,
+        ],
     ],
     once: [
         commands: [

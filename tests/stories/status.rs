@@ -243,3 +243,68 @@ pub(super) async fn status_says_when_nobody_uses_this_namespace() -> anyhow::Res
     assert!(look.said.contains("CHICKWORK_NAMESPACE"), "{}", look.said);
     bot.end().await
 }
+
+/// A broker under an alarm answers as if nothing were, and takes nothing; reports are not taken either.
+pub(super) async fn status_says_that_the_broker_takes_no_messages() -> anyhow::Result<()> {
+    let bot = Plan::on(Kind::Rabbitmq)?.alone().start().await?;
+    let works = |json: &Value| json["works"] == true;
+    until(&bot, SOON, "it works", works).await?;
+    let memory = |level: &str| {
+        let arguments = ["set_vm_memory_high_watermark", "absolute", level];
+        tokio::task::block_in_place(|| bot.stage().node()?.control(&arguments))
+    };
+    memory("1MB")?;
+    let blocked = |json: &Value| json["up"] == false;
+    let (exit, json) = until(&bot, SOON, "the alarm is told", blocked).await?;
+    assert_eq!((exit, &json["works"]), (Some(1), &Value::Bool(false)));
+    assert_eq!(json["waiting"], 0, "it is seen nevertheless");
+    let look = in_words(&bot).await?;
+    assert_eq!(look.exit, Some(1));
+    for words in [
+        "the queue cannot be used: the broker takes no messages: low on memory.",
+        "Nothing waits.",
+    ] {
+        assert!(look.said.contains(words), "{words} in\n{}", look.said);
+    }
+    assert!(!look.said.contains("nobody"), "{}", look.said);
+    memory("1GB")?;
+    until(&bot, SOON, "it works again", works).await?;
+    bot.end().await
+}
+
+/// Who may only write is told what could not be seen, and nothing else; an ingress needs no more.
+pub(super) async fn what_may_not_be_seen_is_not_made_up() -> anyhow::Result<()> {
+    let bot = Plan::on(Kind::Rabbitmq)?.alone().start().await?;
+    let message = bot.mention("echo quack").await?;
+    bot.answer(&message).await?;
+    let all = format!("^{}\\.", bot.stage().namespace());
+    tokio::task::block_in_place(|| {
+        let node = bot.stage().node()?;
+        node.control(&["add_user", "writer", "hush"])?;
+        node.control(&["set_permissions", "writer", "^$", &all, "^$"])
+    })?;
+    let queue = bot.stage().location().replace("guest:guest", "writer:hush");
+    let look = look(status(&bot)?.env("CHICKWORK_QUEUE", &queue)).await?;
+    assert_eq!(look.exit, Some(1), "{}", look.said);
+    for words in [
+        "  it could not be seen whether anybody works.",
+        "The last webhook could not be seen.",
+    ] {
+        assert!(look.said.contains(words), "{words} in\n{}", look.said);
+    }
+    for guess in ["nobody", "No webhook", "hush"] {
+        assert!(!look.said.contains(guess), "{guess} in\n{}", look.said);
+    }
+
+    let mut doctor = chickwork("doctor")?;
+    doctor
+        .envs(bot.front.environment())
+        .env("CHICKWORK_QUEUE", &queue)
+        .env("CHICKWORK_DECLARE", "passive")
+        .args(["--role", "ingress"]);
+    let output = within(LOOK, "the doctor is done", doctor.output()).await??;
+    let said = String::from_utf8(output.stdout)?;
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("This user may write."), "{said}");
+    bot.end().await
+}

@@ -7,6 +7,7 @@ use actix_web::dev::ServerHandle;
 use actix_web::http::header::ContentType;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use anyhow::Context as _;
+use chickwork_ingress::LISTENS_FOR;
 use chickwork_queue::Queue;
 use metrics_exporter_prometheus::PrometheusHandle;
 
@@ -18,6 +19,8 @@ const CHECK_LIMIT: Duration = Duration::from_secs(2);
 const MEASURE_LIMIT: Duration = Duration::from_secs(3);
 /// Connections at the same time; a scraper and a prober or two need few.
 const MAX_CONNECTIONS: usize = 64;
+/// What an admin port listens for, as [`LISTENS_FOR`] tells it; behind it the command of the process.
+pub(crate) const ADMIN: &str = "admin";
 /// The content type of the Prometheus text format.
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -29,9 +32,10 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    /// Serves; from now on `/healthz` says that the process is alive.
+    /// Serves, for a process of this command; from now on `/healthz` says that it is alive.
     pub(crate) fn start(
         listen: SocketAddr,
+        command: &'static str,
         readiness: Readiness,
         queue: Queue,
         figures: PrometheusHandle,
@@ -44,7 +48,7 @@ impl Admin {
                 .app_data(readiness.clone())
                 .app_data(queue.clone())
                 .app_data(figures.clone())
-                .route("/healthz", web::get().to(alive))
+                .route("/healthz", web::get().to(move || alive(command)))
                 .route("/readyz", web::get().to(ready))
                 .route("/metrics", web::get().to(metrics))
         })
@@ -71,8 +75,10 @@ impl Admin {
     }
 }
 
-async fn alive() -> HttpResponse {
-    HttpResponse::Ok().body("alive\n")
+async fn alive(command: &'static str) -> HttpResponse {
+    HttpResponse::Ok()
+        .insert_header((LISTENS_FOR, format!("{ADMIN} {command}")))
+        .body("alive\n")
 }
 
 async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {

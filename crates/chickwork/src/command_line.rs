@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use clap::{Arg, ArgMatches, Command};
 
 use crate::commands;
-use crate::settings::{ALL, About, LOG, Role};
+use crate::settings::{ALL, About, Role};
 
 /// What `chickwork --help` ends with.
 const EPILOGUE: &str = "\
@@ -37,29 +37,14 @@ pub(crate) fn command(name: &'static str, about: &'static str, roles: &[Role]) -
         .next_help_heading("Settings")
         .args(settings.flat_map(|about| {
             let file = about.secret.then(|| file_flag(about));
-            std::iter::once(flag(about)).chain(file)
+            std::iter::once(flag(about, roles)).chain(file)
         }))
         .next_help_heading("Options")
 }
 
-/// What a command that does one thing and ends logs, unless more is asked for: its terminal is for
-/// its result.
-pub(crate) const QUIET: &str = "error";
-
-/// A command that does one thing and ends.
-pub(crate) fn one_shot(name: &'static str, about: &'static str, roles: &[Role]) -> Command {
-    with_default(command(name, about, roles), (&LOG.about, QUIET))
-}
-
-/// What a command logs that looks into a queue: what it should be told about what it reads there.
-pub(crate) const WATCHFUL: &str = "warn";
-
 /// A command that an operator points at a queue which is there.
 pub(crate) fn operators(name: &'static str, about: &'static str) -> Command {
-    with_default(
-        command(name, about, &[Role::Operator]),
-        (&LOG.about, WATCHFUL),
-    )
+    command(name, about, &[Role::Operator])
 }
 
 /// The command with another default in the help of a setting than the table's.
@@ -67,13 +52,13 @@ pub(crate) fn with_default(command: Command, (about, default): (&'static About, 
     command.mut_arg(about.flag(), |arg| arg.help(help(about, Some(default))))
 }
 
-fn flag(about: &'static About) -> Arg {
+fn flag(about: &'static About, roles: &[Role]) -> Arg {
     let flag = about.flag();
     Arg::new(flag.clone())
         .long(flag)
         .value_name(if about.secret { "SECRET" } else { "VALUE" })
         .allow_hyphen_values(true)
-        .help(help(about, about.default))
+        .help(help(about, about.default_for(roles)))
 }
 
 fn help(about: &About, default: Option<&str>) -> String {
@@ -128,6 +113,20 @@ mod tests {
         }
         for foreign in ["CHATWORK_API_TOKEN", "SIMSIMI", "--concurrency"] {
             assert!(!help.contains(foreign), "{foreign} in\n{help}");
+        }
+    }
+
+    #[test]
+    fn help_tells_the_default_of_the_role() {
+        for (roles, default) in [
+            (&[Role::Ingress, Role::Worker][..], "info"),
+            (&[Role::Ingress, Role::Doctor], "error"),
+            (&[Role::Operator, Role::Status], "warn"),
+        ] {
+            let mut command = command("any", "", roles).term_width(0);
+            let help = command.render_long_help().to_string();
+            let told = format!("[env: RUST_LOG] [default: {default}]");
+            assert!(help.contains(&told), "{told} in\n{help}");
         }
     }
 

@@ -8,6 +8,7 @@ mod figures;
 mod filter;
 mod logging;
 mod open_files;
+mod output;
 mod progress;
 mod reporting;
 mod roles;
@@ -46,8 +47,8 @@ fn main() -> ExitCode {
     open_files::allow_as_many_as_possible();
     match perform(order) {
         Ok(code) => code,
-        // Whoever reads our results has had enough of them, as in `chickwork events list | head`.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        // What was asked for is done as far as anybody wanted it.
+        Err(error) if error.downcast_ref().is_some_and(output::is_closed) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format_args!("{error:#}"));
             ExitCode::FAILURE
@@ -76,10 +77,4 @@ fn perform(order: Order) -> anyhow::Result<ExitCode> {
 fn complain(what: &dyn std::fmt::Display) {
     // If even this fails, the exit code has to do.
     let _ = writeln!(io::stderr(), "error: {what}");
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<io::Error>()
-        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

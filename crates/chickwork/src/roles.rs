@@ -119,8 +119,14 @@ impl Roles {
             ingress: ingress.as_ref().map(Ingress::last_webhook),
             worker: worker.as_ref().map(Worker::view),
         };
+        let command = match (&ingress, &worker) {
+            (Some(_), None) => "ingress",
+            (None, Some(_)) => "worker",
+            _ => "serve",
+        };
         let admin = Admin::start(
             settings.process.admin_listen,
+            command,
             readiness,
             queue.clone(),
             figures,

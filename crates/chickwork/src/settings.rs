@@ -15,10 +15,11 @@ use chickwork_chatwork::signature::{Token, Tokens};
 use chickwork_queue::event::BotName;
 use chickwork_queue::{Declare, Location};
 
-use self::Role::{Dev, Healthcheck, Ingress, Operator, Sandbox, Send, Status, Topology, Worker};
+use self::Role::{
+    Dev, Doctor, Healthcheck, Ingress, Operator, Sandbox, Send, Status, Topology, Worker,
+};
 use self::parse::{LogFormat, Rate, Secret};
 use self::read::Reader;
-use crate::command_line;
 
 /// What a process does, as far as settings are concerned. A process reads only what its roles need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub(crate) enum Role {
     Operator,
     /// Says how the bot is; an operator who also looks back.
     Status,
+    /// Checks what another role needs, and is given that role as well.
+    Doctor,
 }
 
 /// A setting as people see it.
@@ -50,6 +53,8 @@ pub(crate) struct About {
     pub(crate) name: &'static str,
     /// What it is when it is not set, in the same words as a value; `None` if that is left to whoever reads it.
     pub(crate) default: Option<&'static str>,
+    /// What it is instead for these roles.
+    pub(crate) default_of: &'static [(Role, &'static str)],
     /// A sentence for `--help`.
     pub(crate) help: &'static str,
     /// Whether the value is never shown, and may come from a file.
@@ -72,6 +77,7 @@ pub(crate) struct Setting<T> {
 const PLAIN: About = About {
     name: "",
     default: None,
+    default_of: &[],
     help: "",
     secret: false,
     may_be_empty: false,
@@ -260,6 +266,8 @@ pub(crate) static SENDER_LIMIT: Setting<Rate> = Setting {
     about: About {
         name: "CHICKWORK_SENDER_LIMIT",
         default: Some("10/1m"),
+        // One person talks a lot there, and it costs nothing.
+        default_of: &[(Dev, "1000/1m")],
         help: "Answers per sender and room; more is ignored as flood, which ends bot loops and bounds the cost",
         read_by: &[Worker, Dev],
         ..PLAIN
@@ -327,6 +335,16 @@ pub(crate) static LOG: Setting<String> = Setting {
     about: About {
         name: "RUST_LOG",
         default: Some("info"),
+        // The terminal of a command is for its result, that of `dev` for a conversation. Whoever looks
+        // into a queue should be told about what lies there; in `dev` the stories of events tell it.
+        default_of: &[
+            (Doctor, "error"),
+            (Send, "error"),
+            (Healthcheck, "error"),
+            (Topology, "error"),
+            (Operator, "warn"),
+            (Dev, "warn,chickwork_worker::desk=error"),
+        ],
         help: "What is logged: a level (error, warn, info, debug, trace), or levels per module as in info,chickwork_worker=debug",
         read_by: &[
             Ingress,
@@ -412,6 +430,14 @@ impl About {
         format!("{}-file", self.flag())
     }
 
+    /// What it is for a process with these roles when it is not set.
+    pub(crate) fn default_for(&self, roles: &[Role]) -> Option<&'static str> {
+        let mut own = self.default_of.iter();
+        own.find(|(role, _)| roles.contains(role))
+            .map(|(_, default)| *default)
+            .or(self.default)
+    }
+
     /// Whether a process with these roles reads it.
     pub(crate) fn concerns(&self, roles: &[Role]) -> bool {
         self.read_by.iter().any(|role| roles.contains(role))
@@ -435,23 +461,11 @@ pub(crate) struct LoggingSettings {
 }
 
 impl LoggingSettings {
-    /// For a process that serves.
     pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let filter = reader.get(&LOG);
         let format = reader.get(&LOG_FORMAT);
         Some(Self {
             filter: filter?,
-            format: format?,
-        })
-    }
-
-    /// For a command whose terminal is for something else: only `level` and above are logged, unless
-    /// more is asked for.
-    pub(crate) fn read_quiet(reader: &mut Reader<'_>, level: &str) -> Option<Self> {
-        let filter = reader.optional(&LOG);
-        let format = reader.get(&LOG_FORMAT);
-        Some(Self {
-            filter: filter?.unwrap_or_else(|| level.to_owned()),
             format: format?,
         })
     }
@@ -496,7 +510,7 @@ pub(crate) struct OperatorSettings {
 
 impl OperatorSettings {
     pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let logging = LoggingSettings::read_quiet(reader, command_line::WATCHFUL);
+        let logging = LoggingSettings::read(reader);
         let location = reader.get(&QUEUE);
         let namespace = reader.get(&NAMESPACE);
         let archive_keep = reader.get(&ARCHIVE_KEEP);

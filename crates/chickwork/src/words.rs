@@ -18,6 +18,13 @@ pub(crate) fn count(number: u64, one: &str) -> String {
     format!("{number} {one}{plural}")
 }
 
+/// Ends as a sentence does; what others say often does not.
+pub(crate) fn sentence(says: &str) -> String {
+    // A sentence in brackets ends within them.
+    let has_ended = says.trim_end_matches(')').ends_with(['.', '?', '!', '…']);
+    format!("{says}{}", if has_ended { "" } else { "." })
+}
+
 /// A time in full seconds, as it can be given to `--since`.
 pub(crate) fn time(at: Timestamp) -> String {
     format!("{at:.0}")
@@ -68,11 +75,16 @@ pub(crate) fn lines(text: &str) -> String {
     lines
 }
 
-/// What would move the cursor, colour the screen or turn the reading direction is written out.
-fn show(c: char, out: &mut String) {
+/// What would move the cursor, colour the screen or turn the reading direction.
+pub(crate) fn is_command(c: char) -> bool {
     let turns =
         matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    if c.is_control() || turns {
+    c.is_control() || turns
+}
+
+/// What is no letter but a command is written out.
+fn show(c: char, out: &mut String) {
+    if is_command(c) {
         out.extend(c.escape_default());
     } else {
         out.push(c);
@@ -108,6 +120,19 @@ mod tests {
     fn times_can_be_pasted_into_the_next_command() {
         let at: Timestamp = "2026-11-24T08:26:53.724735892Z".parse().expect("a time");
         assert_eq!(time(at), "2026-11-24T08:26:53Z");
+    }
+
+    #[test]
+    fn a_sentence_ends_once() {
+        for (says, sentence) in [
+            ("so it is", "so it is."),
+            ("is it?", "is it?"),
+            ("and…", "and…"),
+            ("So. (Or not.)", "So. (Or not.)"),
+            ("refused (os error 111)", "refused (os error 111)."),
+        ] {
+            assert_eq!(super::sentence(says), sentence);
+        }
     }
 
     #[test]

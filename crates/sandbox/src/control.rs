@@ -106,6 +106,9 @@ struct ContactOf {
 
 async fn request_contact(body: web::Bytes, state: web::Data<State>) -> HttpResponse {
     match serde_json::from_slice::<ContactOf>(&body) {
+        Ok(ContactOf { account_id }) if state.town().is_bot(account_id) => {
+            wrong("the bot cannot be its own contact")
+        }
         Ok(ContactOf { account_id }) => {
             let request_id = state.town().request_contact(account_id);
             HttpResponse::Ok().json(json!({ "request_id": request_id }))

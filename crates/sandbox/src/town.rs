@@ -269,6 +269,11 @@ impl Town {
         self.enter(room).role = role;
     }
 
+    /// Whether this is the bot's own account.
+    pub(crate) fn is_bot(&self, account: AccountId) -> bool {
+        account == self.bot
+    }
+
     /// Somebody asks to be the bot's contact. The number of the request.
     pub(crate) fn request_contact(&mut self, account: AccountId) -> u64 {
         self.meet(account);

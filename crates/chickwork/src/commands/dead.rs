@@ -7,10 +7,12 @@ pub(super) mod take;
 mod cause;
 mod groups;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use chickwork_queue::dead::{DeadLetter, DeadRead};
+use chickwork_queue::event::EventId;
 use chickwork_queue::{Queue, QueueError, Settings};
 use clap::Command;
 
@@ -18,7 +20,10 @@ use crate::commands::Call;
 use crate::filter::Filter;
 use crate::settings::read::{Mistakes, Reader};
 use crate::settings::{OperatorSettings, Role};
+use crate::words;
 
+/// An error is listed up to this length, in characters.
+const LONGEST_ERROR: usize = 200;
 /// How long the queue may take to write its last records.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -60,6 +65,8 @@ struct Chosen<'a> {
     filter: &'a Filter,
     read: DeadRead,
     left: u64,
+    /// Of the events that the filter names, those that have come.
+    found: HashSet<EventId>,
 }
 
 impl<'a> Chosen<'a> {
@@ -68,6 +75,7 @@ impl<'a> Chosen<'a> {
             filter,
             read: queue.dead_letters().read().await?,
             left: filter.limit(),
+            found: HashSet::new(),
         })
     }
 
@@ -79,9 +87,23 @@ impl<'a> Chosen<'a> {
         while let Some(letter) = self.read.next().await? {
             if self.filter.picks(&letter) {
                 self.left -= 1;
+                if !self.filter.ids().is_empty() {
+                    self.found.insert(letter.id);
+                }
                 return Ok(Some(letter));
             }
         }
         Ok(None)
+    }
+
+    /// At the end: says which of the named events have no dead letter. True if there are none such, or
+    /// if as many came as were wanted.
+    fn tell_of_missing(&self) -> bool {
+        let is_missing = |id: &&EventId| self.left > 0 && !self.found.contains(id);
+        let missing: Vec<_> = self.filter.ids().iter().filter(is_missing).collect();
+        for id in &missing {
+            words::tell(format_args!("There is no such dead letter of {id}."));
+        }
+        missing.is_empty()
     }
 }

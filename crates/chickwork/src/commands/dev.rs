@@ -25,20 +25,12 @@ use crate::roles::{Roles, RolesSettings};
 use crate::settings::parse::{self, Rate, reachable};
 use crate::settings::read::{Mistakes, Reader};
 use crate::settings::{
-    ADMIN_LISTEN, DRAIN, IngressSettings, LISTEN, LOG, LoggingSettings, PolicySettings,
-    ProcessSettings, Role, SANDBOX_LISTEN, SENDER_LIMIT, WorkerSettings,
+    ADMIN_LISTEN, DRAIN, IngressSettings, LISTEN, LoggingSettings, PolicySettings, ProcessSettings,
+    Role, SANDBOX_LISTEN, WorkerSettings,
 };
 use crate::shutdown::Shutdown;
 
 const ROLES: &[Role] = &[Role::Dev];
-/// What is logged unless something else is asked for: a conversation is going on in this terminal.
-/// How jobs are settled is part of the stories that are told there, and not logged as well.
-const QUIET: &str = "warn,chickwork_worker::desk=error";
-/// One person talks a lot here, and it costs nothing.
-const SENDER_LIMIT_HERE: Rate = Rate {
-    calls: 1000,
-    per: Duration::from_secs(60),
-};
 
 pub(crate) fn command() -> Command {
     let free_port = "a free port of 127.0.0.1";
@@ -46,8 +38,6 @@ pub(crate) fn command() -> Command {
         (&LISTEN.about, free_port),
         (&ADMIN_LISTEN.about, free_port),
         (&SANDBOX_LISTEN.about, free_port),
-        (&SENDER_LIMIT.about, "1000/1m"),
-        (&LOG.about, QUIET),
     ]
     .into_iter()
     .fold(
@@ -78,7 +68,7 @@ struct Settings {
 
 pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
     let mut reader = Reader::new(&call.given, ROLES);
-    let logging = LoggingSettings::read_quiet(&mut reader, QUIET);
+    let logging = LoggingSettings::read(&mut reader);
     let settings = read(&mut reader, call.flags.get_flag("once"));
     let (logging, settings) = reader.finish(logging.zip(settings))?;
     Ok(Order {
@@ -93,17 +83,13 @@ fn read(reader: &mut Reader<'_>, once: bool) -> Option<Settings> {
     let admin_listen = reader.optional(&ADMIN_LISTEN);
     let sandbox_listen = reader.optional(&SANDBOX_LISTEN);
     let drain = reader.get(&DRAIN);
-    let sender_limit = reader.optional(&SENDER_LIMIT);
     let policy = PolicySettings::read(reader);
     Some(Settings {
         listen: listen?.unwrap_or(any_port),
         admin_listen: admin_listen?.unwrap_or(any_port),
         sandbox_listen: sandbox_listen?.unwrap_or(any_port),
         drain: drain?,
-        policy: PolicySettings {
-            sender_limit: sender_limit?.unwrap_or(SENDER_LIMIT_HERE),
-            ..policy?
-        },
+        policy: policy?,
         once,
     })
 }

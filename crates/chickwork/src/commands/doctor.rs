@@ -8,9 +8,10 @@ mod services;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use chickwork_queue::examine::{Finding, Grade};
+use chickwork_queue::examine::{Finding, Grade, Needs};
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, Command};
+use serde_json::{Value, json};
 
 use self::sense::Readable;
 use crate::command_line;
@@ -18,15 +19,16 @@ use crate::commands::{Call, Order};
 use crate::settings::parse::LogFormat;
 use crate::settings::read::{Given, Kind, Mistake, Mistakes, Reader};
 use crate::settings::{
-    API_TOKEN, LoggingSettings, QUEUE, Role, SIMSIMI_API_KEY, SIMSIMI_LANG, WEBHOOK_TOKEN,
+    API_TOKEN, LOG, LoggingSettings, QUEUE, Role, SIMSIMI_API_KEY, SIMSIMI_LANG, WEBHOOK_TOKEN,
 };
+use crate::{output, words};
 
-const ROLES: &[Role] = &[Role::Ingress, Role::Worker];
+const ROLES: &[Role] = &[Role::Ingress, Role::Worker, Role::Doctor];
 
 const AFTER_HELP: &str = "\
 Each finding is one of three: ok; note, which works, but somebody should know; WRONG. Under it
 stands what to do. With --json each is one object on a line with the fields subject, grade, says
-and cure; grade is good, notice or wrong, and cure may be null.
+and cure; grade is ok, note or wrong, and cure may be null.
 
 It asks Chatwork three questions, which count against the account's limit. It shows the names
 of rooms and accounts, and never a token. SimSimi is asked only with --ask, as that may cost a
@@ -41,7 +43,7 @@ pub(crate) fn command() -> Command {
             .action(ArgAction::SetTrue)
             .help(help)
     };
-    command_line::one_shot(
+    command_line::command(
         "doctor",
         "Checks settings, queue, tokens and clock, and says what is wrong and what to do",
         ROLES,
@@ -63,6 +65,9 @@ pub(crate) fn command() -> Command {
 /// What is to be looked at, and how it is told.
 #[derive(Debug)]
 struct Visit {
+    /// The command of the process that is to run.
+    command: String,
+    needs: Needs,
     settings: Readable,
     /// What the settings alone have told.
     findings: Vec<Finding>,
@@ -72,18 +77,21 @@ struct Visit {
 }
 
 pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
-    let role = call.flags.get_one::<String>("role").map(String::as_str);
-    let roles: &[Role] = match role {
-        Some("ingress") => &[Role::Ingress],
-        Some("worker") => &[Role::Worker],
-        _ => ROLES,
+    let command = call.flags.get_one::<String>("role");
+    let command = command.expect("it has a default").clone();
+    let (roles, needs): (&[Role], _) = match command.as_str() {
+        "ingress" => (&[Role::Ingress, Role::Doctor], Needs::Writing),
+        "worker" => (&[Role::Worker, Role::Doctor], Needs::WritingAndReading),
+        _ => (ROLES, Needs::WritingAndReading),
     };
     let mut reader = Reader::new(&call.given, roles);
-    let logging = LoggingSettings::read_quiet(&mut reader, command_line::QUIET);
+    let logging = LoggingSettings::read(&mut reader);
     let settings = Readable::read(&mut reader, &call.given, roles);
     let variable = |name: &str| std::env::var(name).ok();
     let findings = of_settings(reader.into_mistakes(), &call.given, &settings, &variable);
     let visit = Visit {
+        command,
+        needs,
         settings,
         findings,
         asks: call.flags.get_flag("ask"),
@@ -93,7 +101,7 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
     Ok(Order {
         // A mistake in these is a finding as any other.
         logging: logging.unwrap_or_else(|| LoggingSettings {
-            filter: command_line::QUIET.to_owned(),
+            filter: LOG.about.default_for(ROLES).unwrap_or_default().to_owned(),
             format: LogFormat::Text,
         }),
         work: Box::pin(run(visit)),
@@ -102,6 +110,8 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
 
 async fn run(visit: Visit) -> anyhow::Result<ExitCode> {
     let Visit {
+        command,
+        needs,
         settings,
         findings,
         asks,
@@ -110,7 +120,7 @@ async fn run(visit: Visit) -> anyhow::Result<ExitCode> {
     } = visit;
     let queue = async {
         match settings.queue() {
-            Some(queue) => chickwork_queue::examine(&queue).await,
+            Some(queue) => chickwork_queue::examine(&queue, needs).await,
             None => Vec::new(),
         }
     };
@@ -122,33 +132,40 @@ async fn run(visit: Visit) -> anyhow::Result<ExitCode> {
         }
     };
     let (ports, queue, chatwork, simsimi) = tokio::join!(
-        ports::examine(&settings),
+        ports::examine(&settings, &command),
         queue,
         services::chatwork(&settings),
         simsimi,
     );
     let findings = [findings, ports, queue, chatwork, simsimi].concat();
 
-    let mut out = io::stdout().lock();
-    if json {
-        for finding in &findings {
-            writeln!(out, "{}", json_line(finding))?;
-        }
+    let written = if json {
+        write_json(&findings)
     } else {
-        for finding in &findings {
-            writeln!(out, "{}", lines(finding))?;
-        }
-        let not_asked = !asks && settings.simsimi_key.is_some();
-        writeln!(out, "\n{}", summary(&findings, not_asked))?;
-    }
+        write(&findings, !asks && settings.simsimi_key.is_some())
+    };
     let tolerated = if strict { Grade::Good } else { Grade::Notice };
-    Ok(
-        if findings.iter().all(|finding| finding.grade <= tolerated) {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        },
-    )
+    let is_well = findings.iter().all(|finding| finding.grade <= tolerated);
+    let code = if is_well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    };
+    output::end(written, code)
+}
+
+fn write(findings: &[Finding], simsimi_was_not_asked: bool) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for finding in findings {
+        writeln!(out, "{}", lines(finding))?;
+    }
+    writeln!(out, "\n{}", summary(findings, simsimi_was_not_asked))
+}
+
+fn write_json(findings: &[Finding]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let mut findings = findings.iter().map(as_json);
+    findings.try_for_each(|finding| output::json(&finding, &mut out))
 }
 
 /// What can be told without asking anybody.
@@ -160,16 +177,16 @@ fn of_settings(
 ) -> Vec<Finding> {
     let mistaken = mistakes.into_iter().map(|mistake| {
         let cure = cure(&mistake);
-        wrong(mistake.setting, mistake.says, cure)
+        Finding::wrong(mistake.setting, mistake.says, cure)
     });
     let unknown = given.unknown_variables().into_iter().map(|says| {
         let cure = "Correct its name, or remove it.";
-        notice("environment", says, cure)
+        Finding::notice("environment", says).with_cure(cure)
     });
     let mut findings: Vec<Finding> = mistaken.chain(unknown).collect();
     findings.extend(sense::examine(settings, variable));
     if findings.is_empty() {
-        findings.push(good(
+        findings.push(Finding::good(
             "settings",
             "They are complete, and none contradicts another.",
         ));
@@ -201,70 +218,42 @@ fn cure(mistake: &Mistake) -> &'static str {
     }
 }
 
-fn good(subject: &str, says: impl Into<String>) -> Finding {
-    Finding {
-        subject: subject.to_owned(),
-        grade: Grade::Good,
-        says: sentence(says.into()),
-        cure: None,
-    }
-}
-
-fn notice(subject: &str, says: impl Into<String>, cure: impl Into<String>) -> Finding {
-    Finding {
-        grade: Grade::Notice,
-        cure: Some(cure.into()),
-        ..good(subject, says)
-    }
-}
-
-fn wrong(subject: &str, says: impl Into<String>, cure: impl Into<String>) -> Finding {
-    Finding {
-        grade: Grade::Wrong,
-        ..notice(subject, says, cure)
-    }
-}
-
-/// Ends as a sentence does; what others say often does not.
-fn sentence(mut says: String) -> String {
-    if !says.ends_with(['.', '?', '!', '…']) {
-        says.push('.');
-    }
-    says
-}
-
-fn json_line(finding: &Finding) -> serde_json::Value {
-    let grade = match finding.grade {
-        Grade::Good => "good",
-        Grade::Notice => "notice",
+/// The word for a grade, in both forms of output.
+fn word(grade: Grade) -> &'static str {
+    match grade {
+        Grade::Good => "ok",
+        Grade::Notice => "note",
         Grade::Wrong => "wrong",
-    };
+    }
+}
+
+fn as_json(finding: &Finding) -> Value {
     let Finding {
         subject,
+        grade,
         says,
         cure,
-        ..
     } = finding;
-    serde_json::json!({ "subject": subject, "grade": grade, "says": says, "cure": cure })
+    json!({ "subject": subject, "grade": word(*grade), "says": words::sentence(says), "cure": cure })
 }
 
 /// A finding for people: what, and under it what to do.
 fn lines(finding: &Finding) -> String {
     let mark = match finding.grade {
-        Grade::Good => "ok   ",
-        Grade::Notice => "note ",
-        Grade::Wrong => "WRONG",
+        Grade::Wrong => word(Grade::Wrong).to_uppercase(),
+        grade => word(grade).to_owned(),
     };
     let Finding { subject, says, .. } = finding;
+    let says = words::sentence(says);
     // What is said about a setting begins with it.
-    let headline = if says.contains(subject.as_str()) {
-        says.clone()
+    let headline = if says.starts_with(subject.as_str()) {
+        says
     } else {
         format!("{subject}: {says}")
     };
     match &finding.cure {
-        Some(cure) => format!("{mark} {headline}\n      {cure}"),
-        None => format!("{mark} {headline}"),
+        Some(cure) => format!("{mark:<5} {headline}\n      {cure}"),
+        None => format!("{mark:<5} {headline}"),
     }
 }
 
@@ -295,18 +284,31 @@ mod tests {
     #[test]
     fn a_finding_is_a_line_and_its_cure_is_under_it() {
         assert_eq!(
-            lines(&good("broker", "It is RabbitMQ 3.10.8.")),
+            lines(&Finding::good("broker", "It is RabbitMQ 3.10.8.")),
             "ok    broker: It is RabbitMQ 3.10.8."
         );
         assert_eq!(
-            lines(&wrong("LANG", "LANG=vi: is not a code", "Take vn.")),
+            lines(&Finding::wrong(
+                "LANG",
+                "LANG=vi: is not a code",
+                "Take vn."
+            )),
             "WRONG LANG=vi: is not a code.\n      Take vn."
+        );
+        // Only what begins with its subject needs no label.
+        assert_eq!(
+            lines(&Finding::notice("rooms", "The rooms are not known")),
+            "note  rooms: The rooms are not known."
         );
     }
 
     #[test]
     fn the_last_line_sums_up() {
-        let [ok, note, bad] = [good("a", "b"), notice("a", "b", "c"), wrong("a", "b", "c")];
+        let [ok, note, bad] = [
+            Finding::good("a", "b"),
+            Finding::notice("a", "b").with_cure("c"),
+            Finding::wrong("a", "b", "c"),
+        ];
         assert_eq!(
             summary(std::slice::from_ref(&ok), false),
             "Nothing is wrong."
@@ -323,10 +325,11 @@ mod tests {
 
     #[test]
     fn json_has_the_documented_fields() {
+        let late = Finding::notice("clock", "late").with_cure("NTP");
         assert_eq!(
-            json_line(&notice("clock", "late", "NTP")).to_string(),
-            r#"{"cure":"NTP","grade":"notice","says":"late.","subject":"clock"}"#
+            as_json(&late).to_string(),
+            r#"{"cure":"NTP","grade":"note","says":"late.","subject":"clock"}"#
         );
-        assert!(json_line(&good("clock", "right"))["cure"].is_null());
+        assert!(as_json(&Finding::good("clock", "right"))["cure"].is_null());
     }
 }

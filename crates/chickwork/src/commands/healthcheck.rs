@@ -10,6 +10,7 @@ use clap::Command;
 
 use crate::command_line;
 use crate::commands::{Call, Order};
+use crate::output;
 use crate::settings::parse::reachable;
 use crate::settings::read::{Mistakes, Reader};
 use crate::settings::{ADMIN_LISTEN, LoggingSettings, Role};
@@ -21,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(3);
 const LONGEST_ANSWER: u64 = 4096;
 
 pub(crate) fn command() -> Command {
-    command_line::one_shot(
+    command_line::command(
         "healthcheck",
         "Exits 0 when the process behind the admin port is ready, else 1 with the reason",
         ROLES,
@@ -30,7 +31,7 @@ pub(crate) fn command() -> Command {
 
 pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
     let mut reader = Reader::new(&call.given, ROLES);
-    let logging = LoggingSettings::read_quiet(&mut reader, command_line::QUIET);
+    let logging = LoggingSettings::read(&mut reader);
     let address = reader.get(&ADMIN_LISTEN);
     let (logging, address) = reader.finish(logging.zip(address))?;
     let work = async move {
@@ -38,6 +39,7 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
             Ok(Answer {
                 status: 200,
                 reason,
+                ..
             }) => (reason, ExitCode::SUCCESS),
             Ok(Answer { reason, .. }) => (format!("not ready: {reason}"), ExitCode::FAILURE),
             Err(error) => (
@@ -45,8 +47,7 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
                 ExitCode::FAILURE,
             ),
         };
-        writeln!(io::stdout(), "{reason}")?;
-        Ok(code)
+        output::end(writeln!(io::stdout(), "{reason}"), code)
     };
     Ok(Order {
         logging,
@@ -59,6 +60,8 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) reason: String,
+    /// What it listens there for, if it is one of ours.
+    pub(crate) listens_for: Option<String>,
 }
 
 /// Asks the process that listens there for a page; each wait takes [`LIMIT`] at most.
@@ -82,10 +85,16 @@ fn understand(answer: &str) -> Option<Answer> {
         .next()?
         .parse()
         .ok()?;
-    let (_, body) = answer.split_once("\r\n\r\n")?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let listens_for = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        let it_is = name.eq_ignore_ascii_case(chickwork_ingress::LISTENS_FOR);
+        it_is.then(|| value.trim().to_owned())
+    });
     Some(Answer {
         status,
         reason: body.trim().to_owned(),
+        listens_for,
     })
 }
 
@@ -95,12 +104,13 @@ mod tests {
 
     #[test]
     fn an_answer_is_a_status_and_a_reason() {
-        let ready = understand("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nready\n");
+        let ready = understand("HTTP/1.1 200 OK\r\nX-Chickwork: webhooks\r\n\r\nready\n");
         assert_eq!(
             ready,
             Some(Answer {
                 status: 200,
-                reason: "ready".to_owned()
+                reason: "ready".to_owned(),
+                listens_for: Some("webhooks".to_owned()),
             })
         );
         let away = understand("HTTP/1.1 503 Service Unavailable\r\n\r\nthe broker is away\n");
@@ -108,7 +118,8 @@ mod tests {
             away,
             Some(Answer {
                 status: 503,
-                reason: "the broker is away".to_owned()
+                reason: "the broker is away".to_owned(),
+                listens_for: None,
             })
         );
         assert_eq!(understand("SSH-2.0-OpenSSH_9.2"), None);

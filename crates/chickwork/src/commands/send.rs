@@ -15,6 +15,7 @@ use jiff::Timestamp;
 
 use crate::command_line;
 use crate::commands::{Call, Order};
+use crate::output;
 use crate::settings::parse;
 use crate::settings::read::{Mistakes, Reader};
 use crate::settings::{LoggingSettings, Role, WEBHOOK_TOKEN};
@@ -30,7 +31,7 @@ pub(crate) fn command() -> Command {
                 .help(help)
                 .conflicts_with("file")
         };
-    command_line::one_shot(
+    command_line::command(
         "send",
         "Builds, signs and posts a webhook; prints the status and how long it took",
         ROLES,
@@ -112,7 +113,7 @@ enum Content {
 
 pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
     let mut reader = Reader::new(&call.given, ROLES);
-    let logging = LoggingSettings::read_quiet(&mut reader, command_line::QUIET);
+    let logging = LoggingSettings::read(&mut reader);
     let tokens = reader.require(&WEBHOOK_TOKEN);
     let (logging, tokens) = reader.finish(logging.zip(tokens))?;
     let content = match call.flags.get_one::<PathBuf>("file") {
@@ -144,20 +145,21 @@ async fn run(parcel: Parcel) -> anyhow::Result<ExitCode> {
     };
     let sent = send(&parcel.url, &parcel.token, body).await?;
     let mut out = std::io::stdout();
-    match sent.status {
-        Some(status) => writeln!(out, "{status} in {} ms", sent.millis)?,
+    let written = match sent.status {
+        Some(status) => writeln!(out, "{status} in {} ms", sent.millis),
         None => {
             let reason = sent
                 .error
                 .unwrap_or_else(|| "for no known reason".to_owned());
-            writeln!(out, "no answer after {} ms: {reason}", sent.millis)?;
+            writeln!(out, "no answer after {} ms: {reason}", sent.millis)
         }
-    }
-    Ok(if sent.status == Some(200) {
+    };
+    let code = if sent.status == Some(200) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
-    })
+    };
+    output::end(written, code)
 }
 
 fn hook(flags: &ArgMatches, now: Timestamp) -> Hook {

@@ -14,8 +14,9 @@ use jiff::Timestamp;
 use self::picture::Picture;
 use crate::command_line;
 use crate::commands::{Call, Order};
+use crate::output;
 use crate::settings::read::{Mistakes, Reader};
-use crate::settings::{LOG, MAX_AGE, OperatorSettings, Role};
+use crate::settings::{MAX_AGE, OperatorSettings, Role};
 
 const ROLES: &[Role] = &[Role::Operator, Role::Status];
 /// How often it is tried whether the queue can be used: the first connection may take too long.
@@ -51,13 +52,10 @@ else 1. Dead letters do not count: they wait for a person, and the bot goes on.
 Times are RFC 3339.";
 
 pub(crate) fn command() -> Command {
-    command_line::with_default(
-        command_line::command(
-            "status",
-            "Says how the bot is: processes, what waits, pauses, limits, the last webhook",
-            ROLES,
-        ),
-        (&LOG.about, command_line::WATCHFUL),
+    command_line::command(
+        "status",
+        "Says how the bot is: processes, what waits, pauses, limits, the last webhook",
+        ROLES,
     )
     .arg(
         Arg::new("json")
@@ -94,18 +92,18 @@ async fn run(settings: Settings, max_age: Duration, json: bool) -> anyhow::Resul
         },
     };
     let mut out = io::stdout().lock();
-    if json {
-        writeln!(out, "{}", picture.json())?;
+    let written = if json {
+        output::json(&picture.json(), &mut out)
     } else {
-        for line in picture.lines() {
-            writeln!(out, "{line}")?;
-        }
-    }
-    Ok(if picture.troubles().is_empty() {
+        let mut lines = picture.lines().into_iter();
+        lines.try_for_each(|line| writeln!(out, "{line}"))
+    };
+    let code = if picture.troubles().is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
-    })
+    };
+    output::end(written, code)
 }
 
 /// Looks at everything once.
@@ -128,11 +126,15 @@ async fn look(queue: &Queue, max_age: Duration) -> Picture {
         seen("what has not come to an end", queue.unfinished(since)),
         seen("the last event", queue.last_event()),
     );
+    // Once more: a broker that takes nothing, because of an alarm, tells a new connection so only after
+    // the first message on it.
+    let down = queue.check().await.err().map(|error| error.to_string());
     Picture {
+        down,
         reports,
         depths,
         unfinished,
-        last_event: last_event.flatten(),
+        last_event,
         ..picture
     }
 }

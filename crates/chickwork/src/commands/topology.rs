@@ -14,8 +14,9 @@ use crate::settings::read::{Mistakes, Reader};
 use crate::settings::{ARCHIVE_KEEP, LoggingSettings, NAMESPACE, Role};
 
 const ROLES: &[Role] = &[Role::Topology];
+
 pub(crate) fn command() -> Command {
-    command_line::one_shot(
+    command_line::command(
         "topology",
         "Prints the broker objects that the bot needs, as a definitions file for RabbitMQ",
         ROLES,
@@ -25,7 +26,7 @@ pub(crate) fn command() -> Command {
 
 pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
     let mut reader = Reader::new(&call.given, ROLES);
-    let logging = LoggingSettings::read_quiet(&mut reader, command_line::QUIET);
+    let logging = LoggingSettings::read(&mut reader);
     let namespace = reader.get(&NAMESPACE);
     let archive_keep = reader.get(&ARCHIVE_KEEP);
     let settings = || {

@@ -279,9 +279,7 @@ pub(crate) fn accounts(text: &str) -> Result<Vec<AccountId>, String> {
 
 pub(crate) fn webhook_tokens(text: &str) -> Result<WebhookTokens, String> {
     let first = text.split(',').next().unwrap_or_default().trim();
-    // Base64 of 32 bytes.
-    const USUAL: usize = 44;
-    let odd = |token: &&str| token.trim().len() != USUAL;
+    let odd = |token: &&str| token.trim().len() != Token::USUAL_LENGTH;
     let tokens = Tokens::parse(text).and_then(|all| {
         let first = Token::parse(first)?;
         let odd = text.split(',').filter(odd).count();

@@ -178,7 +178,7 @@ impl<'a> Reader<'a> {
 
     /// The value, or the default.
     pub(crate) fn get<T>(&mut self, setting: &Setting<T>) -> Option<T> {
-        let default = setting.about.default;
+        let default = setting.about.default_for(self.roles);
         match self.find(&setting.about)? {
             Some(found) => self.parse(setting, &found),
             None => {

@@ -81,6 +81,11 @@ async fn who_asks_to_be_a_contact_has_no_direct_chat_until_that_is_accepted() {
     assert_eq!(scene.get("/incoming_requests").await.status(), 204);
     assert_eq!(scene.post(DIRECT, "Hi").await.status(), 200);
     assert_eq!(contacts().await[1]["account_id"], json!(HANA));
+    assert_eq!(
+        asking(BOT).await.status(),
+        400,
+        "nobody is their own contact"
+    );
 }
 
 #[tokio::test]

@@ -44,10 +44,11 @@ pub(super) fn explained(cause: Cause) -> Explained {
     Explained { means, cure }
 }
 
-/// What a step does.
-pub(super) fn step(step: Step) -> &'static str {
+/// What the step was doing that gave up.
+pub(super) fn step(step: Step, cause: Cause) -> &'static str {
     match step {
         Step::Receive => "before any work, when it came in",
+        Step::Ask if cause == Cause::Malformed => "reading the event; SimSimi was not asked",
         Step::Ask => "asking SimSimi",
         Step::Post => "posting the reply",
     }

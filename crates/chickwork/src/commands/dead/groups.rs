@@ -8,12 +8,11 @@ use chickwork_queue::event::EventId;
 use chickwork_queue::job::{Cause, Step};
 use jiff::Timestamp;
 
+use super::LONGEST_ERROR;
 use crate::words;
 
 /// So many kinds are told apart; errors may be written by anybody.
 const MOST_GROUPS: usize = 1000;
-/// An error is shown up to this length, in characters.
-const LONGEST_ERROR: usize = 200;
 /// What stands for a number or an id.
 const ANY_NUMBER: char = '#';
 /// A word of so many hexadecimal digits is an id.

@@ -3,26 +3,23 @@
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
-use chickwork_queue::Queue;
 use chickwork_queue::dead::DeadLetter;
 use clap::{Arg, ArgAction, Command};
 use jiff::Timestamp;
 
 use super::groups::Groups;
-use super::{Chosen, on_queue};
+use super::{Chosen, LONGEST_ERROR, on_queue};
 use crate::command_line;
 use crate::commands::{Call, Order};
 use crate::filter::Filter;
 use crate::settings::read::Mistakes;
-use crate::words;
-
-/// An error is shown up to this length, in characters.
-const LONGEST_ERROR: usize = 200;
+use crate::{output, words};
 
 const NOTES: &str = "\
-Listing changes nothing. JSON has one object a line with the fields id, bot, type,
-room_id, message_id, step, cause, error, attempts, received_at and buried_at (when
-it was given up). Times are RFC 3339; what is not known is null.
+Listing changes nothing. Exits 0, or 1 when there is nothing of an ID that was given.
+JSON has one object a line with the fields id, bot, type, room_id, message_id, step,
+cause, error, attempts, received_at and buried_at (when it was given up). Times are
+RFC 3339; what is not known is null.
 
 Examples:
   chickwork dead list
@@ -70,8 +67,12 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
     };
     let work = on_queue(settings.queue, async move |queue| {
         let mut out = BufWriter::new(io::stdout());
-        let count = list(queue, &filter, form, &mut out).await?;
+        let mut chosen = Chosen::of(queue, &filter).await?;
+        let count = list(&mut chosen, form, &mut out).await?;
         out.flush()?;
+        if !chosen.tell_of_missing() {
+            return Ok(ExitCode::FAILURE);
+        }
         if count == 0 {
             words::tell("There are no dead letters, or these flags choose none.");
         }
@@ -84,15 +85,9 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
 }
 
 /// Writes them; returns how many there were.
-async fn list(
-    queue: &Queue,
-    filter: &Filter,
-    form: Form,
-    out: &mut impl Write,
-) -> anyhow::Result<u64> {
+async fn list(chosen: &mut Chosen<'_>, form: Form, out: &mut impl Write) -> anyhow::Result<u64> {
     let mut groups = Groups::default();
     let mut count = 0;
-    let mut chosen = Chosen::of(queue, filter).await?;
     while let Some(letter) = chosen.next().await? {
         match form {
             Form::Groups => groups.add(&letter),
@@ -102,7 +97,7 @@ async fn list(
                 }
                 row(&letter, out)?;
             }
-            Form::Json => json(&letter, out)?,
+            Form::Json => output::json(&letter, out)?,
         }
         count += 1;
     }
@@ -139,10 +134,4 @@ fn row(letter: &DeadLetter, out: &mut impl Write) -> io::Result<()> {
             .map_or_else(|| "-".to_owned(), |room| room.to_string()),
         words::line(&letter.error, LONGEST_ERROR),
     )
-}
-
-/// One line of JSON.
-pub(super) fn json(letter: &DeadLetter, out: &mut impl Write) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, letter)?;
-    writeln!(out)
 }

@@ -16,7 +16,7 @@ use crate::command_line;
 use crate::commands::{Call, Order};
 use crate::filter::{Filter, event_id};
 use crate::settings::read::Mistakes;
-use crate::words;
+use crate::{output, words};
 
 /// Of what cannot be read so many bytes are shown.
 const BYTES_SHOWN: usize = 256;
@@ -89,8 +89,7 @@ async fn show(queue: &Queue, id: EventId, json: bool, out: &mut impl Write) -> a
                 letter: &letter,
                 held: held.as_ref().map(as_json),
             };
-            serde_json::to_writer(&mut *out, &shown)?;
-            writeln!(out)?;
+            output::json(&shown, out)?;
         } else {
             if count > 0 {
                 writeln!(out)?;
@@ -140,8 +139,8 @@ fn describe(letter: &DeadLetter, now: Timestamp, out: &mut impl Write) -> io::Re
     let explained = cause::explained(letter.cause);
     line("", explained.means)?;
     line("", explained.cure)?;
-    let step = (letter.step.as_str(), cause::step(letter.step));
-    line("step", &format!("{} ({})", step.0, step.1))?;
+    let doing = cause::step(letter.step, letter.cause);
+    line("step", &format!("{} ({doing})", letter.step.as_str()))?;
     line("error", &words::line(&letter.error, usize::MAX))?;
     line("tries", &format!("{} failed", letter.attempts))?;
     line("received", &time(letter.received_at))?;

@@ -1,14 +1,12 @@
 //! `chickwork dead retry` and `chickwork dead drop`: dead letters are put back or removed, after a
 //! preview and with consent, one by one and not too fast.
 
-use std::collections::HashSet;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use chickwork_queue::dead::{DeadLetter, Taking, Verdict};
-use chickwork_queue::event::EventId;
 use chickwork_queue::job::{Cause, Step};
 use chickwork_queue::{Queue, QueueError};
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
@@ -16,7 +14,7 @@ use jiff::Timestamp;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::groups::Groups;
-use super::{Chosen, list, on_queue};
+use super::{Chosen, on_queue};
 use crate::command_line;
 use crate::commands::{Call, Order};
 use crate::consent::Consent;
@@ -25,7 +23,7 @@ use crate::progress::Progress;
 use crate::settings::parse::{self, Rate};
 use crate::settings::read::Mistakes;
 use crate::shutdown::Shutdown;
-use crate::words;
+use crate::{output, words};
 
 /// A run that is longer than this says so before it begins.
 const LONG: Duration = Duration::from_secs(10);
@@ -198,8 +196,7 @@ impl Errand {
         while let Some(letter) = chosen.next().await? {
             letters.push(letter);
         }
-        let enough = letters.len() as u64 == self.filter.limit();
-        let all_found = enough || self.tell_of_missing(&letters);
+        let all_found = chosen.tell_of_missing();
         let done = if letters.is_empty() {
             words::tell("Nothing to do: there are no dead letters, or these flags choose none.");
             true
@@ -213,17 +210,6 @@ impl Errand {
         } else {
             ExitCode::FAILURE
         })
-    }
-
-    /// Says which of the named events have no dead letter; true if there are none such.
-    fn tell_of_missing(&self, letters: &[DeadLetter]) -> bool {
-        let found: HashSet<EventId> = letters.iter().map(|letter| letter.id).collect();
-        let is_missing = |id: &&EventId| !found.contains(id);
-        let missing: Vec<_> = self.filter.ids().iter().filter(is_missing).collect();
-        for id in &missing {
-            words::tell(format_args!("There is no such dead letter of {id}."));
-        }
-        missing.is_empty()
     }
 
     fn preview(&self, letters: &[DeadLetter]) -> io::Result<()> {
@@ -357,7 +343,7 @@ impl Errand {
     fn print(&self, letter: &DeadLetter) -> io::Result<()> {
         let mut out = io::stdout().lock();
         if self.json {
-            list::json(letter, &mut out)
+            output::json(letter, &mut out)
         } else {
             writeln!(out, "{}", letter.id)
         }
@@ -378,6 +364,9 @@ enum End {
 fn reason(text: &str) -> Result<String, String> {
     match text.len() {
         0 => Err("is empty".to_owned()),
+        1..=LONGEST_REASON if text.contains(char::is_control) => {
+            Err("contains a line break or another control character".to_owned())
+        }
         1..=LONGEST_REASON => Ok(text.to_owned()),
         _ => Err(format!("is longer than {LONGEST_REASON} bytes")),
     }
@@ -399,9 +388,15 @@ fn effects(letters: &[DeadLetter], deed: Deed, again: bool) -> Vec<String> {
     let number = |fits: &dyn Fn(&DeadLetter) -> bool| {
         letters.iter().filter(|letter| fits(letter)).count() as u64
     };
-    let known = |letter: &DeadLetter| letter.cause != Cause::Newer && !is_doubtful(letter);
-    let at = |step| number(&|letter| known(letter) && letter.step == step);
-    let (ask, post, receive) = (at(Step::Ask), at(Step::Post), at(Step::Receive));
+    let at = |step| {
+        number(&|letter| {
+            let other = matches!(letter.cause, Cause::Newer | Cause::Malformed);
+            letter.step == step && !other && !is_doubtful(letter)
+        })
+    };
+    let (ask, post) = (at(Step::Ask), at(Step::Post));
+    // Once it was retried, it is the worker who does not understand it, before it asks.
+    let malformed = at(Step::Receive) + number(&|letter| letter.cause == Cause::Malformed);
     let newer = number(&|letter| letter.cause == Cause::Newer);
     let doubtful = number(&is_doubtful);
     let asked = words::count(ask, "time");
@@ -421,7 +416,7 @@ fn effects(letters: &[DeadLetter], deed: Deed, again: bool) -> Vec<String> {
             },
         ),
         (
-            receive,
+            malformed,
             "that could not be understood; given up again unless this release understands more."
                 .to_owned(),
         ),
@@ -454,13 +449,15 @@ mod tests {
 
     #[test]
     fn what_is_taken_has_to_be_said() {
-        let wrong: [&[&str]; 6] = [
+        let wrong: [&[&str]; 8] = [
             &[],
             &["--yes"],
             &["--limit", "3"],
             &["--all", "--cause", "expired"],
             &["--all", "--rate", "10"],
             &["--all", "--reason", ""],
+            &["--all", "--reason", "one\ntwo"],
+            &["--all", "--reason", "\u{1b}[2J"],
         ];
         for flags in wrong {
             for deed in [Deed::Retry, Deed::Drop] {
@@ -520,6 +517,7 @@ mod tests {
     async fn what_will_happen_is_said_before() {
         let all = letters(&[
             (Step::Receive, Cause::Malformed),
+            (Step::Ask, Cause::Malformed),
             (Step::Ask, Cause::Exhausted),
             (Step::Ask, Cause::Poison),
             (Step::Post, Cause::Refused),
@@ -532,7 +530,7 @@ mod tests {
             "2 to be asked again; SimSimi may be asked 2 times.",
             "1 to be posted; nothing is asked again.",
             "1 to be looked for in the room, and posted if certainly not there.",
-            "1 that could not be understood; given up again unless this release understands more.",
+            "2 that could not be understood; given up again unless this release understands more.",
             "1 to be put back as written, for a worker of a newer release.",
         ];
         assert_eq!(said, expected);
@@ -542,7 +540,7 @@ mod tests {
         assert!(said[1].contains("--again changes nothing"), "{said:?}");
         let said = effects(&all, Deed::Drop, false);
         assert!(
-            said[0].starts_with("6 dead letters to be dropped"),
+            said[0].starts_with("7 dead letters to be dropped"),
             "{said:?}"
         );
     }

@@ -8,6 +8,8 @@ use chickwork_queue::job::Step;
 use chickwork_queue::outcome::{Outcome, What};
 use jiff::Timestamp;
 
+use crate::words;
+
 /// The results of an `asked` that are no failure.
 const ANSWERED: &str = "answered";
 const NO_ANSWER: &str = "no_answer";
@@ -105,7 +107,7 @@ impl Story {
             What::Replayed { reason, .. } => format!("put back: {reason}"),
         };
         self.told = true;
-        Some(line)
+        Some(words::line(&line, usize::MAX))
     }
 }
 
@@ -213,6 +215,7 @@ mod tests {
             reason: reason.to_owned(),
             called: true,
             intended_at: None,
+            overrules_until: None,
         }
     }
 
@@ -245,7 +248,10 @@ mod tests {
         use Step::{Ask, Post};
         let failed = "SimSimi failed: 500 Server error";
         let lost = "no answer from Chatwork: connection closed";
-        let stories: [Told<'_>; 12] = [
+        let dropped = What::Dropped {
+            reason: "\u{1b}[2Jgone".to_owned(),
+        };
+        let stories: [Told<'_>; 13] = [
             // As it should be.
             (
                 &[
@@ -266,6 +272,8 @@ mod tests {
                 &["SimSimi does not understand that"],
             ),
             (&[(0, ignored("flood"))], &["ignored: flood"]),
+            // Nobody's words command the terminal.
+            (&[(0, dropped)], &["dropped: \\u{1b}[2Jgone"]),
             // SimSimi fails, and then it does not.
             (
                 &[

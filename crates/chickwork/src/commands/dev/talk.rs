@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::commands::dev::story::{self, Stories};
 use crate::commands::dev::trouble;
+use crate::words;
 
 /// How long the first reply may take; after the end of the input, the last ones too.
 const REPLY_LIMIT: Duration = Duration::from_secs(30);
@@ -250,7 +251,8 @@ impl<'a> Talk<'a> {
         for waiting in faults {
             let fault = serde_json::to_string(&waiting.fault)?;
             note(&format_args!(
-                "  {fault}, {} times so far",
+                "  {}, {} times so far",
+                words::line(&fault, usize::MAX),
                 waiting.happened
             ))?;
         }
@@ -297,8 +299,8 @@ impl<'a> Talk<'a> {
             match tokio::time::timeout_at(deadline, self.watch()).await {
                 Ok(watched) => watched?,
                 Err(_elapsed) => bail!(
-                    "{} messages were not answered within {REPLY_LIMIT:?}",
-                    self.mentions.len()
+                    "no answer within {REPLY_LIMIT:?} to {}",
+                    words::count(self.mentions.len() as u64, "message")
                 ),
             }
         }

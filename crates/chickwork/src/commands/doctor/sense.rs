@@ -13,7 +13,6 @@ use chickwork_queue::examine::Finding;
 use chickwork_queue::{Declare, Location};
 use chickwork_sandbox::{DEMO_API_KEY, DEMO_API_TOKEN, DEMO_WEBHOOK_TOKEN};
 
-use super::{notice, wrong};
 use crate::settings::parse::{Rate, Secret};
 use crate::settings::read::{Given, Reader};
 use crate::settings::{
@@ -84,7 +83,7 @@ pub(super) struct Readable {
 impl Readable {
     pub(super) fn read(reader: &mut Reader<'_>, given: &Given, roles: &[Role]) -> Self {
         let mut readable = Self {
-            one_role: roles.len() == 1,
+            one_role: !(roles.contains(&Role::Ingress) && roles.contains(&Role::Worker)),
             location: reader.get(&QUEUE),
             namespace: reader.get(&NAMESPACE),
             declare: reader.get(&DECLARE),
@@ -146,7 +145,7 @@ pub(super) fn examine(
 ) -> Vec<Finding> {
     let mut findings: Vec<Finding> = CHECKS.iter().filter_map(|check| check(settings)).collect();
     findings.extend(loose_files(&settings.secret_files));
-    findings.extend(proxy(settings, variable));
+    findings.extend(proxied(settings, variable));
     findings
 }
 
@@ -179,20 +178,20 @@ const CHECKS: &[fn(&Readable) -> Option<Finding>] = &[
 fn odd_webhook_token(settings: &Readable) -> Option<Finding> {
     let odd = settings.webhook_tokens.as_ref()?.odd;
     (odd > 0).then(|| {
-        notice(
+        Finding::notice(
             WEBHOOK_TOKEN.about.name,
             "CHATWORK_WEBHOOK_TOKEN has a token that is not of 32 bytes, as Chatwork's are",
-            "Is it the API token? Copy the token, whole, from the webhook's edit screen.",
         )
+        .with_cure("Is it the API token? Copy the token, whole, from the webhook's edit screen.")
     })
 }
 
 fn webhook_token_as_api_token(settings: &Readable) -> Option<Finding> {
     let token = settings.api_token.as_ref()?.reveal();
-    // A webhook token is Base64 of 32 bytes; an API token is not.
-    let looks_like_one = token.len() == 44 && Token::parse(token).is_ok();
+    // API tokens are shorter.
+    let looks_like_one = token.len() == Token::USUAL_LENGTH && Token::parse(token).is_ok();
     looks_like_one.then(|| {
-        wrong(
+        Finding::wrong(
             API_TOKEN.about.name,
             "CHATWORK_API_TOKEN looks like the token of a webhook",
             "The API token is another one: log in to Chatwork as the bot, service integration. Were the two swapped?",
@@ -225,7 +224,7 @@ fn one_secret_twice(settings: &Readable) -> Option<Finding> {
     } else {
         return None;
     };
-    Some(wrong(
+    Some(Finding::wrong(
         one,
         format!("{one} is the same as {other}"),
         "They come from different places: one was pasted where the other belongs.",
@@ -240,17 +239,19 @@ fn demo_webhook_token(settings: &Readable) -> Option<Finding> {
     let says = "CHATWORK_WEBHOOK_TOKEN is the sandbox's, which everybody knows";
     let cure = "Copy the token from the webhook's edit screen in Chatwork.";
     match settings.api_url.as_deref() {
-        Some(url) if is_real(url) => Some(wrong(
+        Some(url) if is_real(url) => Some(Finding::wrong(
             name,
             format!("{says}, and CHATWORK_API_URL is the real Chatwork"),
             cure,
         )),
         // Who works is not known here; to try the bot it is fine.
-        None => Some(notice(
-            name,
-            format!("{says}: whoever reaches the ingress can speak to the bot"),
-            cure,
-        )),
+        None => Some(
+            Finding::notice(
+                name,
+                format!("{says}: whoever reaches the ingress can speak to the bot"),
+            )
+            .with_cure(cure),
+        ),
         Some(_) => None,
     }
 }
@@ -258,7 +259,7 @@ fn demo_webhook_token(settings: &Readable) -> Option<Finding> {
 fn demo_api_token(settings: &Readable) -> Option<Finding> {
     let demo = settings.api_token.as_ref()?.reveal() == DEMO_API_TOKEN;
     (demo && is_real(settings.api_url.as_deref()?)).then(|| {
-        wrong(
+        Finding::wrong(
             API_TOKEN.about.name,
             "CHATWORK_API_TOKEN is the sandbox's, and CHATWORK_API_URL is the real Chatwork",
             "Log in to Chatwork as the bot and copy the API token, or set CHATWORK_API_URL to the sandbox.",
@@ -269,7 +270,7 @@ fn demo_api_token(settings: &Readable) -> Option<Finding> {
 fn demo_simsimi_key(settings: &Readable) -> Option<Finding> {
     let demo = settings.simsimi_key.as_ref()?.reveal() == DEMO_API_KEY;
     (demo && is_real(settings.simsimi_url.as_deref()?)).then(|| {
-        wrong(
+        Finding::wrong(
             SIMSIMI_API_KEY.about.name,
             "SIMSIMI_API_KEY is the sandbox's, and SIMSIMI_API_URL is the real SimSimi",
             "Copy the key of your project in the SimSimi workshop, or set SIMSIMI_API_URL to the sandbox.",
@@ -288,11 +289,13 @@ fn half_a_sandbox(settings: &Readable) -> Option<Finding> {
         _ => return None,
     };
     let (real, near) = (real.name, near.name);
-    Some(notice(
-        near,
-        format!("{near} is on this machine, and {real} is the real service"),
-        "If that is the sandbox, use it for both or for none.",
-    ))
+    Some(
+        Finding::notice(
+            near,
+            format!("{near} is on this machine, and {real} is the real service"),
+        )
+        .with_cure("If that is the sandbox, use it for both or for none."),
+    )
 }
 
 fn chatwork_in_the_clear(settings: &Readable) -> Option<Finding> {
@@ -314,10 +317,10 @@ fn in_the_clear(name: &str, url: &str, demo: bool) -> Option<Finding> {
         format!("{name} is not encrypted: the token and people's words can be read on the way");
     let cure = "Write https:// instead of http://.";
     if is_real(url) {
-        Some(wrong(name, says, cure))
+        Some(Finding::wrong(name, says, cure))
     } else {
         // What everybody knows needs no protection: a sandbox in the next container.
-        (!demo).then(|| notice(name, says, cure))
+        (!demo).then(|| Finding::notice(name, says).with_cure(cure))
     }
 }
 
@@ -327,7 +330,7 @@ fn one_address_for_both(settings: &Readable) -> Option<Finding> {
     let same_place =
         listen.ip() == admin.ip() || listen.ip().is_unspecified() || admin.ip().is_unspecified();
     (same_port && same_place).then(|| {
-        wrong(
+        Finding::wrong(
             ADMIN_LISTEN.about.name,
             format!(
                 "CHICKWORK_ADMIN_LISTEN and CHICKWORK_LISTEN both want port {}",
@@ -341,11 +344,9 @@ fn one_address_for_both(settings: &Readable) -> Option<Finding> {
 fn open_admin_port(settings: &Readable) -> Option<Finding> {
     let admin = settings.admin_listen?;
     (!admin.ip().is_loopback()).then(|| {
-        notice(
-            ADMIN_LISTEN.about.name,
-            format!("CHICKWORK_ADMIN_LISTEN={admin} can be reached from other machines"),
-            "Right in a container of its own; else write 127.0.0.1, as everybody may read its figures.",
-        )
+        let says = format!("CHICKWORK_ADMIN_LISTEN={admin} can be reached from other machines");
+        let cure = "Right in a container of its own; else write 127.0.0.1, as everybody may read its figures.";
+        Finding::notice(ADMIN_LISTEN.about.name, says).with_cure(cure)
     })
 }
 
@@ -355,9 +356,11 @@ fn is_file(settings: &Readable) -> bool {
 
 fn file_for_one_role(settings: &Readable) -> Option<Finding> {
     (is_file(settings) && settings.one_role).then(|| {
-        notice(
+        Finding::notice(
             QUEUE.about.name,
             "CHICKWORK_QUEUE is a file: ingress and worker have to run on this machine",
+        )
+        .with_cure(
             "For several machines use RabbitMQ; for one, `chickwork serve` is both in one process.",
         )
     })
@@ -365,64 +368,59 @@ fn file_for_one_role(settings: &Readable) -> Option<Finding> {
 
 fn namespace_of_a_file(settings: &Readable) -> Option<Finding> {
     (is_file(settings) && settings.namespace_given).then(|| {
-        notice(
+        Finding::notice(
             NAMESPACE.about.name,
             "CHICKWORK_NAMESPACE has no effect, as the queue is a file",
-            "Give each bot a file of its own.",
         )
+        .with_cure("Give each bot a file of its own.")
     })
 }
 
 fn declare_of_a_file(settings: &Readable) -> Option<Finding> {
     (is_file(settings) && settings.declare_given).then(|| {
-        notice(
+        Finding::notice(
             DECLARE.about.name,
             "CHICKWORK_DECLARE has no effect, as the queue is a file",
-            "Unset it.",
         )
+        .with_cure("Unset it.")
     })
 }
 
 fn forgetful_archive(settings: &Readable) -> Option<Finding> {
     let (keep, max_age) = (settings.archive_keep?, settings.max_age?);
     (keep != Duration::ZERO && keep < max_age).then(|| {
-        notice(
-            ARCHIVE_KEEP.about.name,
-            "CHICKWORK_ARCHIVE_KEEP is shorter than CHICKWORK_MAX_AGE: an event may be forgotten before it is answered",
-            "Keep events longer than they may be answered.",
-        )
+        let says = "CHICKWORK_ARCHIVE_KEEP is shorter than CHICKWORK_MAX_AGE: an event may be forgotten before it is answered";
+        let cure = "Keep events longer than they may be answered.";
+        Finding::notice(ARCHIVE_KEEP.about.name, says).with_cure(cure)
     })
 }
 
 fn impatient(settings: &Readable) -> Option<Finding> {
     (settings.max_age? <= SHORTEST_PAUSE).then(|| {
-        notice(
-            MAX_AGE.about.name,
-            "CHICKWORK_MAX_AGE is no longer than the shortest pause: when a service refuses us once, all that waits expires",
-            "Take some minutes at least; the default is 1h.",
-        )
+        let says = "CHICKWORK_MAX_AGE is no longer than the shortest pause: when a service refuses us once, all that waits expires";
+        let cure = "Take some minutes at least; the default is 1h.";
+        Finding::notice(MAX_AGE.about.name, says).with_cure(cure)
     })
 }
 
 fn patient_drain(settings: &Readable) -> Option<Finding> {
     let whole = settings.drain? + AFTER_DRAIN;
     (whole > USUAL_GRACE).then(|| {
-        notice(
-            DRAIN.about.name,
-            format!("CHICKWORK_DRAIN: stopping may take {} s, and Kubernetes kills after 30 s, docker after 10 s", whole.as_secs()),
-            "Give it that time (terminationGracePeriodSeconds, stop_grace_period), or drain for less.",
-        )
+        let says = format!(
+            "CHICKWORK_DRAIN: stopping may take {} s, and Kubernetes kills after 30 s, docker after 10 s",
+            whole.as_secs()
+        );
+        let cure = "Give it that time (terminationGracePeriodSeconds, stop_grace_period), or drain for less.";
+        Finding::notice(DRAIN.about.name, says).with_cure(cure)
     })
 }
 
 fn room_above_account(settings: &Readable) -> Option<Finding> {
     let (account, room) = (settings.account_limit?, settings.room_limit?);
     (account.calls < room.calls).then(|| {
-        notice(
-            ACCOUNT_LIMIT.about.name,
-            "CHATWORK_ACCOUNT_LIMIT allows fewer calls than CHATWORK_ROOM_LIMIT allows posts in one room",
-            "Were the two swapped? The defaults are 300/5m and 10/10s.",
-        )
+        let says = "CHATWORK_ACCOUNT_LIMIT allows fewer calls than CHATWORK_ROOM_LIMIT allows posts in one room";
+        let cure = "Were the two swapped? The defaults are 300/5m and 10/10s.";
+        Finding::notice(ACCOUNT_LIMIT.about.name, says).with_cure(cure)
     })
 }
 
@@ -448,11 +446,11 @@ fn room_above_chatwork(settings: &Readable) -> Option<Finding> {
 
 fn above(name: &str, limit: Rate, documented: Rate, written: &str) -> Option<Finding> {
     (most(limit, documented.per) > documented.calls).then(|| {
-        notice(
+        Finding::notice(
             name,
             format!("{name} is above the {written} that Chatwork documents: it will refuse calls"),
-            "Unset it, unless Chatwork has granted you more.",
         )
+        .with_cure("Unset it, unless Chatwork has granted you more.")
     })
 }
 
@@ -466,32 +464,30 @@ fn most(limit: Rate, per: Duration) -> u32 {
 fn many_questions(settings: &Readable) -> Option<Finding> {
     let concurrency = settings.concurrency?;
     (concurrency > MANY_QUESTIONS).then(|| {
-        notice(
-            CONCURRENCY.about.name,
-            format!("CHICKWORK_CONCURRENCY={concurrency} questions at the same time from each worker is a lot"),
-            "SimSimi does not say how many it takes; Chatwork lets one reply a second out in the end.",
-        )
+        let says = format!(
+            "CHICKWORK_CONCURRENCY={concurrency} questions at the same time from each worker is a lot"
+        );
+        let cure = "SimSimi does not say how many it takes; Chatwork lets one reply a second out in the end.";
+        Finding::notice(CONCURRENCY.about.name, says).with_cure(cure)
     })
 }
 
 fn no_sender_limit(settings: &Readable) -> Option<Finding> {
     (most(settings.sender_limit?, TALKATIVE.per) > TALKATIVE.calls).then(|| {
-        notice(
-            SENDER_LIMIT.about.name,
-            "CHICKWORK_SENDER_LIMIT is so high that it ends no loop of two bots, and each answer costs",
-            "The default is 10/1m. Put other bots into CHICKWORK_IGNORE_ACCOUNTS.",
-        )
+        let says = "CHICKWORK_SENDER_LIMIT is so high that it ends no loop of two bots, and each answer costs";
+        let cure = "The default is 10/1m. Put other bots into CHICKWORK_IGNORE_ACCOUNTS.";
+        Finding::notice(SENDER_LIMIT.about.name, says).with_cure(cure)
     })
 }
 
 fn silent(settings: &Readable) -> Option<Finding> {
     let blank = settings.fallback.as_ref()?.trim().is_empty();
     blank.then(|| {
-        notice(
+        Finding::notice(
             FALLBACK.about.name,
             "CHICKWORK_FALLBACK is empty: the bot is silent when SimSimi does not understand",
-            "Unset it for a friendly line.",
         )
+        .with_cure("Unset it for a friendly line.")
     })
 }
 
@@ -501,14 +497,14 @@ fn loose_files(files: &[(&'static str, PathBuf)]) -> Vec<Finding> {
         .iter()
         .filter(|(_, path)| !path.starts_with(MOUNTED_SECRETS) && readable_by_all(path))
         .map(|(name, path)| {
-            notice(
-                name,
+            Finding::notice(
+                *name,
                 format!(
                     "{name}_FILE={} can be read by everybody on this machine",
                     path.display()
                 ),
-                format!("chmod 600 {}", path.display()),
             )
+            .with_cure(format!("chmod 600 {}", path.display()))
         })
         .collect()
 }
@@ -517,26 +513,25 @@ fn readable_by_all(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0)
 }
 
-/// Whether calls to the services go through a proxy; told without the password in its address.
-fn proxy(settings: &Readable, variable: &dyn Fn(&str) -> Option<String>) -> Option<Finding> {
-    let urls = [settings.api_url.as_deref(), settings.simsimi_url.as_deref()];
-    let outside = |url: &&str| url.starts_with("https://") && !is_near(url);
-    if !urls.into_iter().flatten().any(|url| outside(&url)) {
-        return None;
-    }
-    let names = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
-    let (name, proxy) = names
+/// Which services are called through a proxy; told without the password in its address.
+fn proxied(settings: &Readable, variable: &dyn Fn(&str) -> Option<String>) -> Vec<Finding> {
+    let services = [
+        ("Chatwork", &settings.api_url),
+        ("SimSimi", &settings.simsimi_url),
+    ];
+    services
         .into_iter()
-        .filter_map(|name| Some((name, variable(name)?)))
-        .find(|(_, proxy)| !proxy.is_empty())?;
-    let address = proxy
-        .rsplit_once('@')
-        .map_or(proxy.as_str(), |(_, host)| host);
-    Some(notice(
-        name,
-        format!("{name}: Chatwork and SimSimi are called through the proxy {address}"),
-        "Unset it if they can be reached directly, or name them in NO_PROXY.",
-    ))
+        .filter_map(|(service, url)| {
+            let url = url.as_deref()?;
+            let proxy = chickwork_clients::proxy(url, variable)?;
+            let says = format!("{service} is called through the proxy {proxy}");
+            let cure = format!(
+                "Right where there is no other way out; else add {} to NO_PROXY.",
+                host(url)
+            );
+            Some(Finding::notice("proxy", says).with_cure(cure))
+        })
+        .collect()
 }
 
 /// Whether the text is one of the tokens.
@@ -809,19 +804,27 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_is_named_without_its_password_and_only_where_it_is_used() {
-        let proxied = |url: &str| {
-            let settings = Readable {
-                api_url: Some(url.to_owned()),
-                ..Readable::default()
-            };
-            let variable = |name: &str| {
-                (name == "https_proxy").then(|| "http://me:sesame@proxy:3128".to_owned())
-            };
-            proxy(&settings, &variable)
+    fn a_proxy_is_told_of_the_services_that_are_called_through_it() {
+        let settings = Readable {
+            api_url: Some("https://api.chatwork.com/v2".to_owned()),
+            simsimi_url: Some("https://wsapi.simsimi.com/190410".to_owned()),
+            ..Readable::default()
         };
-        let told = proxied("https://api.chatwork.com/v2").expect("it is used");
-        assert!(told.says.contains("proxy:3128") && !told.says.contains("sesame"));
-        assert_eq!(proxied("https://127.0.0.1/v2"), None);
+        let told = |no_proxy: &str| -> Vec<String> {
+            let variable = |name: &str| match name {
+                "https_proxy" => Some("http://me:sesame@proxy:3128".to_owned()),
+                "NO_PROXY" => Some(no_proxy.to_owned()),
+                _ => None,
+            };
+            let findings = proxied(&settings, &variable).into_iter();
+            findings.map(|finding| finding.says).collect()
+        };
+        let (chatwork, simsimi) = (
+            "Chatwork is called through the proxy proxy:3128",
+            "SimSimi is called through the proxy proxy:3128",
+        );
+        assert_eq!(told(""), [chatwork, simsimi]);
+        assert_eq!(told(".simsimi.com"), [chatwork]);
+        assert_eq!(told("*"), [""; 0]);
     }
 }

@@ -11,7 +11,7 @@ use chickwork_queue::examine::Finding;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use super::{Readable, good, notice, wrong};
+use super::Readable;
 use crate::settings::parse::Rate;
 use crate::settings::{
     API_TOKEN, API_URL, IGNORE_ACCOUNTS, SIMSIMI_API_KEY, SIMSIMI_API_URL, SIMSIMI_LANG,
@@ -46,7 +46,7 @@ pub(super) async fn chatwork(settings: &Readable) -> Vec<Finding> {
         Ok(client) => client,
         Err(error) => {
             let says = format!("CHATWORK_API_URL or CHATWORK_API_TOKEN cannot be used: {error}");
-            return vec![wrong(API_URL.about.name, says, "Correct it.")];
+            return vec![Finding::wrong(API_URL.about.name, says, "Correct it.")];
         }
     };
     let before = Timestamp::now();
@@ -91,27 +91,25 @@ fn limits_of<T>(answer: &Result<Answered<T>, CallError>) -> Option<Limits> {
 fn not_told(error: &CallError) -> Finding {
     let says = error.to_string();
     match error {
-        CallError::NotSent(_) | CallError::InDoubt(_) => wrong(
+        CallError::NotSent(_) | CallError::InDoubt(_) => Finding::wrong(
             "Chatwork",
             says,
             "Check CHATWORK_API_URL, the name's address (DNS), the firewall, and HTTPS_PROXY where there is a proxy.",
         ),
-        CallError::Refused { status: 401, .. } => wrong(
+        CallError::Refused { status: 401, .. } => Finding::wrong(
             API_TOKEN.about.name,
             format!("CHATWORK_API_TOKEN: {says}"),
             "Log in to Chatwork as the bot and copy the API token again. The webhook's token is another one.",
         ),
-        CallError::Refused { status: 429, .. } => notice(
-            "Chatwork",
-            says,
+        CallError::Refused { status: 429, .. } => Finding::notice("Chatwork", says).with_cure(
             "The account has no calls left for some minutes. Does another program use its token?",
         ),
-        CallError::Refused { status: 500.., .. } => wrong(
+        CallError::Refused { status: 500.., .. } => Finding::wrong(
             "Chatwork",
             says,
             "That is Chatwork's trouble; try again later.",
         ),
-        CallError::Refused { .. } | CallError::Nonsense(_) => wrong(
+        CallError::Refused { .. } | CallError::Nonsense(_) => Finding::wrong(
             API_URL.about.name,
             format!("CHATWORK_API_URL: {says}"),
             "Is it Chatwork's API, or a proxy or a login page? The default is https://api.chatwork.com/v2.",
@@ -122,7 +120,7 @@ fn not_told(error: &CallError) -> Finding {
 /// Something that the bot can do without was not told.
 fn unknown(what: &str, error: &CallError) -> Finding {
     let cure = "Look again later; the bot itself does not need this.";
-    notice(what, format!("They are not known: {error}"), cure)
+    Finding::notice(what, format!("They are not known: {error}")).with_cure(cure)
 }
 
 fn of_account(account: &Account, settings: &Readable) -> Vec<Finding> {
@@ -131,23 +129,23 @@ fn of_account(account: &Account, settings: &Readable) -> Vec<Finding> {
     } = account;
     let mut findings = if name.trim().is_empty() {
         let says = format!("The API token is of account {account_id}, which has no name.");
-        vec![notice(
-            "Chatwork",
-            says,
+        vec![Finding::notice("Chatwork", says).with_cure(
             "Give it a name in Chatwork: people find it by that, and it stands behind its To tag.",
         )]
     } else {
         let name = shown(name);
         let says = format!("The API token is that of {name}, account {account_id}.");
-        vec![good("Chatwork", says)]
+        vec![Finding::good("Chatwork", says)]
     };
     let ignored = settings.ignore_accounts.as_deref().unwrap_or_default();
     if ignored.contains(account_id) {
-        findings.push(notice(
-            IGNORE_ACCOUNTS.about.name,
-            "CHICKWORK_IGNORE_ACCOUNTS holds the bot itself, which is never answered anyway.",
-            "Remove it. Or is this the API token of another account?",
-        ));
+        findings.push(
+            Finding::notice(
+                IGNORE_ACCOUNTS.about.name,
+                "CHICKWORK_IGNORE_ACCOUNTS holds the bot itself, which is never answered anyway.",
+            )
+            .with_cure("Remove it. Or is this the API token of another account?"),
+        );
     }
     findings
 }
@@ -163,15 +161,15 @@ fn clock(limits: &Limits, before: Timestamp, after: Timestamp) -> Option<Finding
     );
     let cure = "Let it be set by NTP (timedatectl set-ntp true, or chrony).";
     Some(if amount > CLOCK_WRONG {
-        wrong(
+        Finding::wrong(
             "clock",
             format!("{says}: events are taken for too old, or never become so."),
             cure,
         )
     } else if amount > CLOCK_TOLERANCE {
-        notice("clock", says, cure)
+        Finding::notice("clock", says).with_cure(cure)
     } else {
-        good("clock", "It agrees with Chatwork's.")
+        Finding::good("clock", "It agrees with Chatwork's.")
     })
 }
 
@@ -194,21 +192,25 @@ fn calls_left(limits: &Limits, configured: Option<Rate>) -> Vec<Finding> {
     };
     let mut findings = Vec::new();
     if left < limit.div_ceil(LITTLE) {
-        findings.push(notice(
-            "account limit",
-            format!("Only {left} of {limit} calls are left in this window of Chatwork's."),
-            "Replies may be late. Does another program use the bot's token?",
-        ));
+        findings.push(
+            Finding::notice(
+                "account limit",
+                format!("Only {left} of {limit} calls are left in this window of Chatwork's."),
+            )
+            .with_cure("Replies may be late. Does another program use the bot's token?"),
+        );
     }
     if let Some(configured) = configured.filter(|configured| configured.calls > limit) {
-        findings.push(notice(
-            "account limit",
-            format!(
-                "Chatwork allows {limit} calls, and CHATWORK_ACCOUNT_LIMIT says {}.",
-                configured.calls
-            ),
-            format!("Set CHATWORK_ACCOUNT_LIMIT to {limit}/5m."),
-        ));
+        findings.push(
+            Finding::notice(
+                "account limit",
+                format!(
+                    "Chatwork allows {limit} calls, and CHATWORK_ACCOUNT_LIMIT says {}.",
+                    configured.calls
+                ),
+            )
+            .with_cure(format!("Set CHATWORK_ACCOUNT_LIMIT to {limit}/5m.")),
+        );
     }
     findings
 }
@@ -224,28 +226,24 @@ fn of_rooms(rooms: &[Room]) -> Finding {
         .map(|room| room.name.as_str())
         .collect();
     if with_others.is_empty() {
-        return notice(
-            "rooms",
-            "The bot is in no room with anybody.",
+        return Finding::notice("rooms", "The bot is in no room with anybody.").with_cure(
             "Add its account to a room, or send it a contact request and accept it as the bot.",
         );
     }
     let count = words::count(with_others.len() as u64, "room");
     if silent.is_empty() {
-        return good(
+        return Finding::good(
             "rooms",
             format!("The bot is in {count} and may write in each."),
         );
     }
-    notice(
-        "rooms",
-        format!(
-            "The bot may read but not write in {} of {count}: {}",
-            silent.len(),
-            names(&silent)
-        ),
-        "Ask an administrator of the room to make it a member. Until then its replies there become dead letters.",
-    )
+    let says = format!(
+        "The bot may read but not write in {} of {count}: {}",
+        silent.len(),
+        names(&silent)
+    );
+    let cure = "Ask an administrator of the room to make it a member. Until then its replies there become dead letters.";
+    Finding::notice("rooms", says).with_cure(cure)
 }
 
 fn of_requests(requests: &[ContactRequest]) -> Option<Finding> {
@@ -258,14 +256,16 @@ fn of_requests(requests: &[ContactRequest]) -> Option<Finding> {
         1 => ("One person waits".to_owned(), "this person"),
         many => (format!("{many} people wait"), "these people"),
     };
-    Some(notice(
-        "contact requests",
-        format!(
-            "{subject} to be the bot's contact, and cannot write to it directly until then: {}",
-            names(&who)
-        ),
-        format!("Log in to Chatwork as the bot and accept {them}."),
-    ))
+    Some(
+        Finding::notice(
+            "contact requests",
+            format!(
+                "{subject} to be the bot's contact, and cannot write to it directly until then: {}",
+                names(&who)
+            ),
+        )
+        .with_cure(format!("Log in to Chatwork as the bot and accept {them}.")),
+    )
 }
 
 /// The first names, and how many more there are. Anybody may choose them.
@@ -297,7 +297,11 @@ pub(super) async fn simsimi(settings: &Readable) -> Vec<Finding> {
         Ok(client) => client,
         Err(error) => {
             let says = format!("SIMSIMI_API_URL or SIMSIMI_API_KEY cannot be used: {error}");
-            return vec![wrong(SIMSIMI_API_URL.about.name, says, "Correct it.")];
+            return vec![Finding::wrong(
+                SIMSIMI_API_URL.about.name,
+                says,
+                "Correct it.",
+            )];
         }
     };
     let begun = Instant::now();
@@ -319,45 +323,46 @@ fn of_answer(answer: &Result<Answer, AskError>, lang: &str, took: Duration) -> F
     let took = format!("after {} ms", took.as_millis());
     let error = match answer {
         Ok(_) if took_too_long => {
-            return notice(
-                "SimSimi",
-                format!("It answers in {lang}, but only {took}."),
-                "Ask again later; the bot waits 10 s for an answer and then tries again.",
-            );
+            return Finding::notice("SimSimi", format!("It answers in {lang}, but only {took}."))
+                .with_cure(
+                    "Ask again later; the bot waits 10 s for an answer and then tries again.",
+                );
         }
-        Ok(Answer::Said(_)) => return good("SimSimi", format!("It answers in {lang}, {took}.")),
+        Ok(Answer::Said(_)) => {
+            return Finding::good("SimSimi", format!("It answers in {lang}, {took}."));
+        }
         Ok(Answer::NothingToSay) => {
-            return notice(
+            return Finding::notice(
                 "SimSimi",
                 format!("It accepts the key, but did not understand a greeting in {lang}."),
-                "Is SIMSIMI_LANG the language that people speak?",
-            );
+            )
+            .with_cure("Is SIMSIMI_LANG the language that people speak?");
         }
         Err(error) => error,
     };
     let says = error.to_string();
     match error {
-        AskError::Unauthorized(_) => wrong(
+        AskError::Unauthorized(_) => Finding::wrong(
             SIMSIMI_API_KEY.about.name,
             format!("SIMSIMI_API_KEY: {says}"),
             "Copy the key of your project in the SimSimi workshop again; has the project expired?",
         ),
-        AskError::QuotaUsedUp(_) => wrong(
+        AskError::QuotaUsedUp(_) => Finding::wrong(
             SIMSIMI_API_KEY.about.name,
             format!("SIMSIMI_API_KEY: {says}"),
             "Buy calls for the project in the SimSimi workshop. Until then nothing is asked, and mentions wait.",
         ),
-        AskError::Rejected(_) => wrong(
+        AskError::Rejected(_) => Finding::wrong(
             SIMSIMI_LANG.about.name,
             format!("SIMSIMI_LANG={lang}: {says}"),
             "Try another language; if that is rejected too, SimSimi has changed its API.",
         ),
-        AskError::Failed(_) => wrong(
+        AskError::Failed(_) => Finding::wrong(
             "SimSimi",
             says,
             "Is SIMSIMI_API_URL right? Else that is SimSimi's trouble; try again later.",
         ),
-        AskError::TimedOut | AskError::Unreachable(_) => wrong(
+        AskError::TimedOut | AskError::Unreachable(_) => Finding::wrong(
             "SimSimi",
             says,
             "Check SIMSIMI_API_URL, the name's address (DNS), the firewall, and HTTPS_PROXY where there is a proxy.",
@@ -435,7 +440,7 @@ mod tests {
         let notices = room(3, "Notices\u{1b}[2J", RoomKind::Group, Role::Readonly);
         let told = of_rooms(&[mine, tea, notices]);
         assert!(
-            told.says.ends_with("in 1 of 2 rooms: Notices\\u{1b}[2J."),
+            told.says.ends_with("in 1 of 2 rooms: Notices\\u{1b}[2J"),
             "{told:?}"
         );
     }
@@ -452,7 +457,7 @@ mod tests {
         assert!(one.says.starts_with("One person waits"), "{one:?}");
         let requests: Vec<_> = (0..12).map(request).collect();
         let many = of_requests(&requests).expect("they wait");
-        assert!(many.says.ends_with("N9, and 2 more."), "{many:?}");
+        assert!(many.says.ends_with("N9, and 2 more"), "{many:?}");
     }
 
     #[test]

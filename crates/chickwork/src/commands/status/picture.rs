@@ -10,9 +10,6 @@ use serde_json::{Value, json};
 
 use crate::words;
 
-/// The queue of what is put off, and that of what was given up.
-const LATER: &str = "later";
-const DEAD: &str = "dead";
 /// Without a webhook for so long one should look whether Chatwork still sends them.
 const SILENCE: SignedDuration = SignedDuration::from_hours(24);
 /// A reason is shown up to this length, in characters.
@@ -26,12 +23,13 @@ pub(super) struct Picture {
     pub(super) queue: Option<String>,
     /// How far back it was looked for what has not come to an end.
     pub(super) max_age: Duration,
-    /// Why the queue cannot be used.
+    /// Why the queue cannot be used. Something may be seen in it nevertheless.
     pub(super) down: Option<String>,
     pub(super) reports: Option<Vec<Report>>,
     pub(super) depths: Option<Vec<Depth>>,
     pub(super) unfinished: Option<Unfinished>,
-    pub(super) last_event: Option<Timestamp>,
+    /// The inner `None`: the archive has no event.
+    pub(super) last_event: Option<Option<Timestamp>>,
 }
 
 impl Picture {
@@ -39,6 +37,9 @@ impl Picture {
     pub(super) fn troubles(&self) -> Vec<String> {
         if let Some(why) = &self.down {
             return vec![format!("the queue cannot be used: {why}")];
+        }
+        if self.reports.is_none() {
+            return vec!["it could not be seen whether anybody works".to_owned()];
         }
         let mut troubles = Vec::new();
         for (role, without) in [
@@ -72,12 +73,13 @@ impl Picture {
             lines.push("The bot works.".to_owned());
         } else {
             lines.push("The bot does not work:".to_owned());
-            lines.extend(troubles.iter().map(|trouble| format!("  {trouble}.")));
+            let troubles = troubles.iter().map(|trouble| words::sentence(trouble));
+            lines.extend(troubles.map(|trouble| format!("  {trouble}")));
         }
         if let Some(queue) = &self.queue {
             lines.push(format!("Queue: {queue}."));
         }
-        if self.down.is_some() {
+        if self.down.is_some() && self.depths.is_none() {
             return lines;
         }
         lines.extend(self.of_processes());
@@ -102,8 +104,8 @@ impl Picture {
             "processes": self.reports.as_ref().map(|reports| reports.iter().map(process).collect::<Vec<_>>()),
             "waiting": waiting,
             "oldest_seconds": seconds(oldest.flatten()),
-            "later": self.jobs(LATER),
-            "dead": self.jobs(DEAD),
+            "later": self.jobs(Depth::LATER),
+            "dead": self.jobs(Depth::DEAD),
             "unfinished": self.unfinished.map(|unfinished| unfinished.count),
             "unfinished_oldest_seconds": seconds(self.unfinished.and_then(|unfinished| unfinished.oldest)),
             "queues": depths.map(|depths| depths.iter().map(depth).collect::<Vec<_>>()),
@@ -118,7 +120,12 @@ impl Picture {
             return vec!["What the processes say could not be seen.".to_owned()];
         };
         if reports.is_empty() {
-            return vec!["No process has reported in the last 30 s.".to_owned()];
+            let why = if self.down.is_some() {
+                ", but reports are messages as well"
+            } else {
+                ""
+            };
+            return vec![format!("No process has reported in the last 30 s{why}.")];
         }
         let kinds = counted(reports.iter().map(kind));
         let kinds: Vec<String> = kinds
@@ -159,10 +166,10 @@ impl Picture {
                 lines.push(format!("{count} waiting{}.", oldest.unwrap_or_default()));
             }
         }
-        if let Some(later @ 1..) = self.jobs(LATER) {
+        if let Some(later @ 1..) = self.jobs(Depth::LATER) {
             lines.push(format!("{later} put off until later."));
         }
-        if let Some(dead @ 1..) = self.jobs(DEAD) {
+        if let Some(dead @ 1..) = self.jobs(Depth::DEAD) {
             let dead = words::count(dead, "dead letter");
             lines.push(format!("{dead}: see `chickwork dead list`."));
         }
@@ -196,7 +203,11 @@ impl Picture {
 
     fn of_last_webhook(&self) -> String {
         let Some(at) = self.last_webhook() else {
-            return "No webhook has come so far.".to_owned();
+            return if self.reports.is_some() && self.last_event.is_some() {
+                "No webhook has come so far.".to_owned()
+            } else {
+                "The last webhook could not be seen.".to_owned()
+            };
         };
         let came = format!("The last webhook came {}", words::ago(at, self.now));
         if self.now.duration_since(at) > SILENCE {
@@ -225,7 +236,9 @@ impl Picture {
         past.map(|paused| {
             let verb = paused.step.as_str();
             let reason = words::line(&paused.reason, LONGEST_REASON);
-            format!("The next job to {verb} tries again after a pause: {reason}.")
+            words::sentence(&format!(
+                "The next job to {verb} tries again after a pause: {reason}"
+            ))
         })
         .collect()
     }
@@ -262,7 +275,7 @@ impl Picture {
         let waiting = || {
             depths
                 .iter()
-                .filter(|depth| ![LATER, DEAD].contains(&depth.queue.as_str()))
+                .filter(|depth| ![Depth::LATER, Depth::DEAD].contains(&depth.queue.as_str()))
         };
         let count = waiting().map(|depth| depth.jobs).sum();
         let told = waiting().filter_map(|depth| depth.oldest).min();
@@ -283,7 +296,7 @@ impl Picture {
     fn last_webhook(&self) -> Option<Timestamp> {
         let reports = self.reports.iter().flatten();
         let told = reports.filter_map(|report| report.last_webhook).max();
-        told.max(self.last_event)
+        told.max(self.last_event.flatten())
     }
 
     fn age(&self, at: Timestamp) -> String {
@@ -388,7 +401,7 @@ mod tests {
                 depth("dead", 0, None),
             ]),
             unfinished: Some(Unfinished::default()),
-            last_event: Some(at(-65)),
+            last_event: Some(Some(at(-65))),
             down: None,
         }
     }
@@ -438,7 +451,7 @@ mod tests {
             count: 17,
             oldest: Some(at(-240)),
         });
-        picture.last_event = Some(at(-26 * 3600));
+        picture.last_event = Some(Some(at(-26 * 3600)));
         assert_eq!(
             picture.lines(),
             [
@@ -501,6 +514,46 @@ mod tests {
         };
         assert_eq!(down.troubles(), ["the queue cannot be used: it is away"]);
         assert_eq!(down.json()["processes"], Value::Null);
+    }
+
+    #[test]
+    fn what_could_not_be_seen_is_not_made_up() {
+        let mut blind = picture(Vec::new());
+        blind.reports = None;
+        assert_eq!(
+            blind.troubles(),
+            ["it could not be seen whether anybody works"]
+        );
+        let last = |picture: &Picture| picture.lines().pop();
+        let came = Some("The last webhook came 1 min ago.".to_owned());
+        assert_eq!(last(&blind), came);
+        blind.last_event = None;
+        let unseen = Some("The last webhook could not be seen.".to_owned());
+        assert_eq!(last(&blind), unseen);
+        let mut forgetful = picture(vec![report(&["ingress", "worker"])]);
+        forgetful.last_event = None;
+        assert_eq!(last(&forgetful), unseen, "a process may be young");
+        forgetful.last_event = Some(None);
+        let none = Some("No webhook has come so far.".to_owned());
+        assert_eq!(last(&forgetful), none);
+    }
+
+    #[test]
+    fn a_queue_that_takes_nothing_is_told_with_what_is_in_it() {
+        let mut picture = picture(Vec::new());
+        picture.down = Some("the broker takes no messages: is it low on memory?".to_owned());
+        let lines = picture.lines();
+        assert_eq!(
+            lines[..2],
+            [
+                "The bot does not work:",
+                "  the queue cannot be used: the broker takes no messages: is it low on memory?",
+            ]
+        );
+        let silence = "No process has reported in the last 30 s, but reports are messages as well.";
+        assert!(lines.contains(&silence.to_owned()), "{lines:?}");
+        assert!(lines.contains(&"Nothing waits.".to_owned()), "{lines:?}");
+        assert_eq!(picture.json()["up"], false);
     }
 
     #[test]
