@@ -38,6 +38,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// Sets marks until one is stored.
 async fn mark_until_set(queue: &Queue) {
     while queue.outcomes().mark().await.is_err() {
+        // Trying is how one finds out: see `AGAIN`.
         tokio::time::sleep(AGAIN).await;
     }
 }
@@ -50,6 +51,7 @@ async fn publish_until_stored(
     let event = an_event(number);
     let stored = async {
         while queue.publisher().publish(&event).await.is_err() {
+            // Trying is how one finds out: see `AGAIN`.
             tokio::time::sleep(AGAIN).await;
         }
     };

@@ -172,6 +172,7 @@ pub(super) async fn the_figures_add_up_to_what_happened(kind: Kind) -> anyhow::R
             if asks == 7 && posted == posts && ignored == 3 && dead == 2 {
                 return anyhow::Ok(figures);
             }
+            // Figures tell nobody that they have changed.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };

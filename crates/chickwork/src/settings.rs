@@ -73,6 +73,18 @@ pub(crate) struct Setting<T> {
     pub(crate) parse: fn(&str) -> Result<T, String>,
 }
 
+/// What every command reads; those that look at more than one thing are operators as well.
+const EVERYBODY: &[Role] = &[
+    Ingress,
+    Worker,
+    Dev,
+    Sandbox,
+    Send,
+    Healthcheck,
+    Topology,
+    Operator,
+];
+
 /// A row of the table that is neither secret nor ever empty.
 const PLAIN: About = About {
     name: "",
@@ -346,16 +358,7 @@ pub(crate) static LOG: Setting<String> = Setting {
             (Dev, "warn,chickwork_worker::desk=error"),
         ],
         help: "What is logged: a level (error, warn, info, debug, trace), or levels per module as in info,chickwork_worker=debug",
-        read_by: &[
-            Ingress,
-            Worker,
-            Dev,
-            Sandbox,
-            Send,
-            Healthcheck,
-            Topology,
-            Operator,
-        ],
+        read_by: EVERYBODY,
         ..PLAIN
     },
     parse: parse::text,
@@ -366,16 +369,7 @@ pub(crate) static LOG_FORMAT: Setting<LogFormat> = Setting {
         name: "CHICKWORK_LOG_FORMAT",
         default: Some("text"),
         help: "text, or json: one object a line",
-        read_by: &[
-            Ingress,
-            Worker,
-            Dev,
-            Sandbox,
-            Send,
-            Healthcheck,
-            Topology,
-            Operator,
-        ],
+        read_by: EVERYBODY,
         ..PLAIN
     },
     parse: parse::log_format,

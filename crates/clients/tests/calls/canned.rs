@@ -105,6 +105,7 @@ async fn one(mut stream: TcpStream, answer: Answer, kept: Arc<Mutex<Vec<String>>
         Answer::Dribble(bytes) => {
             let mut more = stream.write_all(&bytes).await;
             while more.is_ok() {
+                // Not a wait: so slow is this server.
                 tokio::time::sleep(DRIBBLE).await;
                 more = stream.write_all(b"1").await;
             }

@@ -27,7 +27,7 @@ use super::dead::Burial;
 use super::publish::{Routing, confirmed};
 use super::topology::Destination;
 use super::wire::{self, History, Unreadable};
-use super::{Broker, BrokerError, REQUEST_LIMIT, close, dead};
+use super::{Broker, BrokerError, REQUEST_LIMIT, close_in_background, dead};
 use crate::content::Content;
 use crate::job::{Attempt, Cause, Job, Settled, Settlement, Step, Tenure, Work};
 use crate::outcome::Outcome;
@@ -379,11 +379,8 @@ impl Drop for EndConsumer {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let (Some(connection), Ok(runtime)) = (
-            self.connection.take(),
-            tokio::runtime::Handle::try_current(),
-        ) {
-            runtime.spawn(close(connection));
+        if let Some(connection) = self.connection.take() {
+            drop(close_in_background(connection, self.channel.clone()));
         }
     }
 }

@@ -16,14 +16,12 @@ use std::time::Duration;
 use deadpool_lapin::lapin;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
-use lapin::options::QueueDeclareOptions;
-use lapin::types::FieldTable;
 use tokio::time::Instant;
 
 use super::stream::{From, ReadToEnd, Reading};
 use super::taking::{Announced, Pass};
 use super::topology::{self, Destination};
-use super::{Address, Broker, BrokerError, Message, REQUEST_LIMIT, close, dead, wire};
+use super::{Address, Broker, BrokerError, Message, REQUEST_LIMIT, close, dead, look, wire};
 use crate::dead::{DeadLetter, Held};
 
 /// `type` of the line that says that a letter was taken out.
@@ -106,23 +104,13 @@ fn says_that_there_is_no_log(error: &BrokerError) -> bool {
     }
 }
 
-/// How many messages a queue has, on a channel of its own, as a refusal closes it.
+/// How many messages a queue has.
 async fn length(
     connection: &lapin::Connection,
     queue: &str,
 ) -> Result<lapin::Result<u32>, BrokerError> {
-    let asked = async {
-        let channel = connection.create_channel().await?;
-        let options = QueueDeclareOptions {
-            passive: true,
-            ..QueueDeclareOptions::default()
-        };
-        let declared = channel.queue_declare(queue.into(), options, FieldTable::default());
-        Ok(declared.await?.message_count())
-    };
-    tokio::time::timeout(REQUEST_LIMIT, asked)
-        .await
-        .map_err(|_| BrokerError::TimedOut("a look at a queue"))
+    let looked = look(connection, queue).await?;
+    Ok(looked.map(|queue| queue.message_count()))
 }
 
 impl Broker {

@@ -22,6 +22,7 @@ use std::time::Duration;
 use deadpool_lapin::lapin;
 use jiff::Timestamp;
 use lapin::BasicProperties;
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 pub(crate) use claims::{AmqpClaim, AmqpClaims};
@@ -353,6 +354,35 @@ impl Broker {
     pub(crate) fn close(&self) {
         self.inner.connections.close();
     }
+}
+
+/// A look at a queue, which changes nothing and needs no right: what waits in it, and how many consume
+/// it. On a channel of its own, as a refusal closes it.
+async fn look(
+    connection: &lapin::Connection,
+    queue: &str,
+) -> Result<lapin::Result<lapin::Queue>, BrokerError> {
+    let looked = async {
+        let channel = connection.create_channel().await?;
+        Ok(topology::look(&channel, queue).await)
+    };
+    tokio::time::timeout(REQUEST_LIMIT, looked)
+        .await
+        .map_err(|_| BrokerError::TimedOut("a look at a queue"))?
+}
+
+/// Closes a connection in the background, and lets go of the channels and consumers on it afterwards:
+/// lapin ends those that are dropped, and where that meets the end of their connection it may end
+/// neither. A consumer that lives on keeps its turn, and what it was given.
+fn close_in_background<Used: Send + 'static>(
+    connection: lapin::Connection,
+    used: Used,
+) -> Option<JoinHandle<()>> {
+    let runtime = tokio::runtime::Handle::try_current().ok()?;
+    Some(runtime.spawn(async move {
+        close(connection).await;
+        drop(used);
+    }))
 }
 
 /// Says goodbye to the broker, which then gives back at once what this connection held.

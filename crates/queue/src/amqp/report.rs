@@ -6,12 +6,10 @@ use std::collections::HashMap;
 use deadpool_lapin::lapin;
 use jiff::Timestamp;
 use lapin::BasicProperties;
-use lapin::options::QueueDeclareOptions;
-use lapin::types::FieldTable;
 use uuid::Uuid;
 
 use super::stream::{From, ReadToEnd, last_chunk};
-use super::{Address, Broker, BrokerError, Message, REQUEST_LIMIT, close, wire};
+use super::{Address, Broker, BrokerError, Message, close, look, wire};
 use crate::report::{Depth, Report};
 
 /// `type` of a report among the outcomes. Whoever reads outcomes passes it over.
@@ -107,7 +105,7 @@ async fn depth(
 ) -> Result<Option<Depth>, BrokerError> {
     let mut there = Vec::new();
     for object in objects {
-        there.extend(look(connection, object).await?);
+        there.extend(held(connection, object).await?);
     }
     let Some(&(_, consumers)) = there.first() else {
         return Ok(None);
@@ -120,27 +118,14 @@ async fn depth(
     }))
 }
 
-/// Messages and consumers of a queue, `None` if it does not exist. On a channel of its own, as the
-/// answer that there is none closes it.
-async fn look(
+/// Messages and consumers of a queue, `None` if it does not exist.
+async fn held(
     connection: &lapin::Connection,
     queue: &str,
 ) -> Result<Option<(u32, u32)>, BrokerError> {
-    let options = QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::default()
-    };
-    let looked = async {
-        let channel = connection.create_channel().await?;
-        let declared = channel
-            .queue_declare(queue.into(), options, FieldTable::default())
-            .await?;
-        Ok::<_, BrokerError>((declared.message_count(), declared.consumer_count()))
-    };
-    match tokio::time::timeout(REQUEST_LIMIT, looked).await {
-        Ok(Ok(found)) => Ok(Some(found)),
-        Ok(Err(BrokerError::Missing(_))) => Ok(None),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(BrokerError::TimedOut("a look at a queue")),
+    match look(connection, queue).await?.map_err(BrokerError::from) {
+        Ok(queue) => Ok(Some((queue.message_count(), queue.consumer_count()))),
+        Err(BrokerError::Missing(_)) => Ok(None),
+        Err(error) => Err(error),
     }
 }

@@ -12,7 +12,7 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::time::Instant;
 
-use super::{Broker, BrokerError, REQUEST_LIMIT, close, report, wire};
+use super::{Broker, BrokerError, REQUEST_LIMIT, close_in_background, report, wire};
 use crate::Entry;
 use crate::event::Event;
 use crate::outcome::Outcome;
@@ -148,16 +148,9 @@ impl Reading {
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        if let (Some(connection), Ok(runtime)) = (
-            self.connection.take(),
-            tokio::runtime::Handle::try_current(),
-        ) {
-            // If the end of a channel meets that of its connection, lapin may end neither.
+        if let Some(connection) = self.connection.take() {
             let used = (self.channel.clone(), self.consumer.clone());
-            runtime.spawn(async move {
-                close(connection).await;
-                drop(used);
-            });
+            drop(close_in_background(connection, used));
         }
     }
 }

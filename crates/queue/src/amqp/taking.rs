@@ -19,7 +19,7 @@ use lapin::{Channel, Consumer};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::{Broker, BrokerError, REQUEST_LIMIT, close, dead, topology, wire};
+use super::{Broker, BrokerError, REQUEST_LIMIT, close, close_in_background, dead, topology, wire};
 use crate::dead::{DeadLetter, Verdict};
 
 /// How long a pass may last. The broker ends a channel that holds a delivery for half an hour.
@@ -165,15 +165,8 @@ impl Pass {
 
     /// How many letters the queue still has for us.
     async fn waiting(&self) -> Result<u32, BrokerError> {
-        let options = QueueDeclareOptions {
-            passive: true,
-            ..QueueDeclareOptions::default()
-        };
-        let name = self.queue.as_str().into();
-        let declared = self
-            .channel
-            .queue_declare(name, options, FieldTable::default());
-        Ok(within(declared).await?.message_count())
+        let looked = topology::look(&self.channel, &self.queue);
+        Ok(within(looked).await?.message_count())
     }
 
     /// Looks for one letter.
@@ -212,15 +205,8 @@ impl Pass {
     }
 
     fn close(&mut self) -> Option<JoinHandle<()>> {
-        let connection = self.connection.take()?;
-        let runtime = tokio::runtime::Handle::try_current().ok()?;
-        // lapin ends channels and consumers that are dropped, and if that meets the end of their
-        // connection it may never end: nobody would get a turn any more.
         let used = (self.channel.clone(), self.window.consumer.clone());
-        Some(runtime.spawn(async move {
-            close(connection).await;
-            drop(used);
-        }))
+        close_in_background(self.connection.take()?, used)
     }
 }
 

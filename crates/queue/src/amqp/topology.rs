@@ -679,6 +679,17 @@ fn max_age(keep: Duration) -> (&'static str, Argument) {
     ("x-max-age", Argument::Text(format!("{seconds}s")))
 }
 
+/// A look at a queue, which changes nothing and needs no right.
+pub(super) async fn look(channel: &Channel, queue: &str) -> lapin::Result<lapin::Queue> {
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    channel
+        .queue_declare(queue.into(), options, FieldTable::default())
+        .await
+}
+
 /// What the broker said, without lapin's decoration.
 pub(super) fn said(error: &lapin::Error) -> String {
     match error.kind() {

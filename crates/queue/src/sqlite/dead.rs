@@ -4,9 +4,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use chickwork_chatwork::id::MessageId;
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Row, named_params};
+use rusqlite::{Connection, OptionalExtension, Row, ToSql};
 
 use super::rows::{self, CONTENT};
 use super::{PAGE, Store, StoreError, records};
@@ -16,7 +15,7 @@ use crate::job::{Cause, Step};
 
 #[expect(
     clippy::too_many_arguments,
-    reason = "one argument a column; a struct would name them all twice"
+    reason = "one argument a column; a struct would name them all once more"
 )]
 pub(super) fn insert(
     connection: &Connection,
@@ -28,31 +27,15 @@ pub(super) fn insert(
     content: &Content,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(
-            "INSERT INTO dead (queue, step, cause, error, buried_at, attempts, id, bot, event_type, room_id,
-                               message_id, received_at, put_back_at, replay, body)
-             VALUES (:queue, :step, :cause, :error, :buried_at, :attempts, :id, :bot, :event_type, :room_id,
-                     :message_id, :received_at, :put_back_at, :replay, :body)",
-        )?
-        .execute(named_params! {
-            ":queue": queue,
-            ":step": step.as_str(),
-            ":cause": cause.as_str(),
-            ":error": error,
-            ":buried_at": now.as_millisecond(),
-            ":attempts": attempts,
-            ":id": content.id.to_string(),
-            ":bot": content.bot.as_str(),
-            ":event_type": content.event_type,
-            ":room_id": content.room_id.map(|room| room.0.cast_signed()),
-            ":message_id": content.message_id.as_ref().map(MessageId::as_str),
-            ":received_at": content.received_at.as_millisecond(),
-            ":put_back_at": content.put_back_at.map(Timestamp::as_millisecond),
-            ":replay": content.replay,
-            ":body": content.body,
-        })?;
-    Ok(())
+    let own: [(&str, &dyn ToSql); 6] = [
+        ("queue", &queue),
+        ("step", &step.as_str()),
+        ("cause", &cause.as_str()),
+        ("error", &error),
+        ("buried_at", &now.as_millisecond()),
+        ("attempts", &attempts),
+    ];
+    rows::insert(connection, "INSERT INTO dead", &own, content)
 }
 
 /// The row of a letter: its sequence number, which is never used again.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, named_params, params};
+use rusqlite::{Connection, params};
 use uuid::Uuid;
 
 use super::rows::{self, CONTENT};
@@ -28,24 +28,7 @@ pub(super) fn insert_outcome(connection: &Connection, outcome: &Outcome) -> rusq
 
 /// Archives an event; one that is there already (it was replayed, or published twice) stays as it is.
 pub(super) fn insert_archive(connection: &Connection, content: &Content) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(
-            "INSERT OR IGNORE INTO archive
-               (id, bot, event_type, room_id, message_id, received_at, put_back_at, replay, body)
-             VALUES (:id, :bot, :event_type, :room_id, :message_id, :received_at, :put_back_at, :replay, :body)",
-        )?
-        .execute(named_params! {
-            ":id": content.id.to_string(),
-            ":bot": content.bot.as_str(),
-            ":event_type": content.event_type,
-            ":room_id": content.room_id.map(|room| room.0.cast_signed()),
-            ":message_id": content.message_id.as_ref().map(|message| message.as_str()),
-            ":received_at": content.received_at.as_millisecond(),
-            ":put_back_at": content.put_back_at.map(Timestamp::as_millisecond),
-            ":replay": content.replay,
-            ":body": content.body,
-        })?;
-    Ok(())
+    rows::insert(connection, "INSERT OR IGNORE INTO archive", &[], content)
 }
 
 impl Store {

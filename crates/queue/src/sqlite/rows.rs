@@ -3,7 +3,7 @@
 use chickwork_chatwork::id::{MessageId, RoomId};
 use jiff::Timestamp;
 use rusqlite::types::Type;
-use rusqlite::{Connection, Row, named_params};
+use rusqlite::{Connection, Row, ToSql, params_from_iter};
 
 use crate::content::Content;
 use crate::event::BotName;
@@ -44,26 +44,38 @@ pub(super) fn insert_job(
     content: &Content,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
+    let own: [(&str, &dyn ToSql); 2] = [("queue", &queue), ("due", &now.as_millisecond())];
+    insert(connection, "INSERT INTO jobs", &own, content)
+}
+
+/// Inserts a row: the columns that this table has of its own, and [`CONTENT`].
+pub(super) fn insert(
+    connection: &Connection,
+    insert_into: &str,
+    own: &[(&str, &dyn ToSql)],
+    content: &Content,
+) -> rusqlite::Result<()> {
+    let columns: String = own.iter().map(|(name, _)| format!("{name}, ")).collect();
+    let places = vec!["?"; own.len() + CONTENT.split(',').count()].join(", ");
+    let room_id = content.room_id.map(|room| room.0.cast_signed());
+    let put_back_at = content.put_back_at.map(Timestamp::as_millisecond);
+    let in_order: [&dyn ToSql; 9] = [
+        &content.id.to_string(),
+        &content.bot.as_str(),
+        &content.event_type,
+        &room_id,
+        &content.message_id.as_ref().map(MessageId::as_str),
+        &content.received_at.as_millisecond(),
+        &put_back_at,
+        &content.replay,
+        &content.body,
+    ];
+    let values = own.iter().map(|(_, value)| *value).chain(in_order);
     connection
-        .prepare_cached(
-            "INSERT INTO jobs (queue, due, id, bot, event_type, room_id, message_id, received_at,
-                               put_back_at, replay, body)
-             VALUES (:queue, :due, :id, :bot, :event_type, :room_id, :message_id, :received_at,
-                     :put_back_at, :replay, :body)",
-        )?
-        .execute(named_params! {
-            ":queue": queue,
-            ":due": now.as_millisecond(),
-            ":id": content.id.to_string(),
-            ":bot": content.bot.as_str(),
-            ":event_type": content.event_type,
-            ":room_id": content.room_id.map(|room| room.0.cast_signed()),
-            ":message_id": content.message_id.as_ref().map(MessageId::as_str),
-            ":received_at": content.received_at.as_millisecond(),
-            ":put_back_at": content.put_back_at.map(Timestamp::as_millisecond),
-            ":replay": content.replay,
-            ":body": content.body,
-        })?;
+        .prepare_cached(&format!(
+            "{insert_into} ({columns}{CONTENT}) VALUES ({places})"
+        ))?
+        .execute(params_from_iter(values))?;
     Ok(())
 }
 
