@@ -1,5 +1,6 @@
 //! `chickwork dead`, as an operator uses it: what was given up is listed, shown, put back or dropped.
 
+use std::collections::HashSet;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -584,6 +585,44 @@ pub(super) async fn a_long_run_can_be_stopped_and_says_how_far_it_came(
         "{codes:?}: {said:?}"
     );
     assert_eq!(ids(&listed(&stage, &[]).await?), [four[2].as_str()]);
+    Ok(())
+}
+
+/// Killed between any two letters, or within one: every job is back, none is given up any more, and
+/// the next run is told nothing false.
+pub(super) async fn a_run_that_is_killed_loses_nothing(kind: Kind) -> anyhow::Result<()> {
+    let stage = tokio::task::block_in_place(|| Stage::new(kind))?;
+    let queue = stage.queue().await?;
+    let mut left = HashSet::new();
+    for number in 0..30 {
+        let event = an_event(number);
+        queue.publisher().bury(&event, "none").await?;
+        left.insert(event.id);
+    }
+    for rate in ["1000/1s", "100/1s", "30/1s"] {
+        let mut command = dead(&stage, &["retry", "--all", "--yes", "--rate", rate])?;
+        let mut retrying = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let output = retrying.stdout.take().context("its output was asked for")?;
+        let mut lines = BufReader::new(output).lines();
+        for _ in 0..3 {
+            soon("one is back", lines.next_line()).await??;
+        }
+        retrying.kill().await?;
+    }
+    done(&stage, &["retry", "--all", "--yes", "--rate", "1000/1s"]).await?;
+    assert!(listed(&stage, &[]).await?.is_empty());
+    let mut claims = queue.claim_asks(16);
+    while !left.is_empty() {
+        // One that was put back and not yet taken out when its run was killed is there twice.
+        let claim = next(&mut claims).await?;
+        if let Work::Ask(event) = &claim.job().work {
+            left.remove(&event.id);
+        }
+        settle(claim, Settlement::Done).await?;
+    }
     Ok(())
 }
 

@@ -107,6 +107,7 @@ stories! {
             without_consent_nothing_is_changed,
             what_is_dropped_is_gone_and_its_reason_is_kept,
             a_long_run_can_be_stopped_and_says_how_far_it_came,
+            a_run_that_is_killed_loses_nothing,
             who_has_read_enough_may_go,
         ],
         hostile: [
