@@ -33,6 +33,7 @@ DELETE /faults        heal all; /faults/ID heals one
 A fault fits calls by `service` (simsimi, chatwork) and, where given, `call` (talk; me, contacts,
 requests, rooms, room, members, messages, message, post) and `room_id`. What it does:
   status, body, headers   answer like this, without effect; `headers` alone: with effect
+  effect                  with `true` a call that is answered like this takes effect all the same
   repeat                  the body N times, or \"always\": it never ends
   delay_ms                answer late: after the effect, or with `before`:true before it
   drop                    close the connection \"before\" or \"after\" the effect

@@ -161,11 +161,11 @@ pub struct Fault {
     /// Only in this room; absent: anywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub room_id: Option<RoomId>,
-    /// Answer with this HTTP status; the call takes no effect.
+    /// Answer with this HTTP status; the call takes no effect, unless `effect` says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
     /// With this body: text as it is, anything else as JSON. Absent: the service's usual form of an
-    /// error. Without a status: with 200, and the call takes no effect.
+    /// error. Without a status: with 200.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<Value>,
     /// The body so many times over, for one of megabytes; always: for one that never ends.
@@ -175,6 +175,9 @@ pub struct Fault {
         skip_serializing_if = "Option::is_none"
     )]
     pub repeat: Option<Times>,
+    /// The call took effect, whatever `status` and `body` say.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub effect: bool,
     /// And with these headers; alone they are added to the service's own answer.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, Value>,
@@ -229,6 +232,9 @@ pub enum NotAFault {
     /// Longer than anybody waits.
     #[error("`delay_ms` is at most {LONGEST_DELAY}")]
     Delay,
+    /// There is nothing that would keep the call from taking effect.
+    #[error("`effect` goes with a `status` or a `body`: everything else says it in its own way")]
+    Effect,
     /// There is no delay that could come first.
     #[error("`before` says where the delay comes, so it needs a `delay_ms`")]
     NoDelay,
@@ -313,6 +319,7 @@ impl Fault {
             status: None,
             body: None,
             repeat: None,
+            effect: false,
             headers: BTreeMap::new(),
             delay_ms: None,
             before: false,
@@ -396,6 +403,9 @@ impl Fault {
         }
         if self.before && self.delay_ms.is_none() {
             return Err(NotAFault::NoDelay);
+        }
+        if self.effect && self.status.is_none() && self.body.is_none() {
+            return Err(NotAFault::Effect);
         }
         Ok(())
     }
@@ -507,6 +517,7 @@ mod tests {
             json!({"service": "chatwork", "drop": "after", "percent": 30, "seed": 7}),
             json!({"service": "chatwork", "call": "post", "room_id": 5, "delay_ms": 10, "before": true}),
             json!({"service": "chatwork", "status": 204, "percent": 100, "next": 3}),
+            json!({"service": "chatwork", "call": "post", "status": 500, "effect": true}),
         ] {
             let read = read(fault.clone());
             assert_eq!(read.map(|read| json!(read)), Ok(fault));
@@ -523,6 +534,7 @@ mod tests {
             (json!({"status": 204, "body": "x"}), NotAFault::NoBody),
             (json!({"delay_ms": 6_000_000}), NotAFault::Delay),
             (json!({"status": 500, "before": true}), NotAFault::NoDelay),
+            (json!({"drop": "after", "effect": true}), NotAFault::Effect),
             (json!({"headers": {"a b": "c"}}), NotAFault::Header),
             (json!({"headers": {"a": "b\nc"}}), NotAFault::Header),
             (json!({"headers": {"a": ["b"]}}), NotAFault::Header),

@@ -70,7 +70,12 @@ pub(crate) async fn under(fault: Option<Fault>, serve: impl FnOnce() -> HttpResp
         delay().await;
     }
     let ended = match fault.answer() {
-        Some(answer) => Ended::Broken(answer),
+        Some(answer) => {
+            if fault.effect {
+                drop(serve());
+            }
+            Ended::Broken(answer)
+        }
         None => Ended::Served(with_headers(serve(), &fault)),
     };
     if !fault.before {

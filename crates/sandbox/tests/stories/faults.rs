@@ -38,6 +38,15 @@ async fn a_status_happens_so_often_and_without_effect() {
 }
 
 #[tokio::test]
+async fn what_is_answered_with_an_error_may_have_taken_effect() {
+    let scene = Scene::new().await;
+    let fault = json!({"service": "chatwork", "call": "post", "status": 500, "effect": true});
+    scene.break_down(fault).await;
+    assert_eq!(scene.post(GROUP, "Hi").await.status(), 500);
+    assert_eq!(scene.sandbox.ledger().totals.posted, 1);
+}
+
+#[tokio::test]
 async fn body_and_headers_are_as_ordered_and_only_in_the_room() {
     let scene = Scene::new().await;
     scene.sandbox.break_down(
