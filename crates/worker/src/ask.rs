@@ -26,8 +26,8 @@ const ANOTHER_BOT: Duration = Duration::from_secs(60);
 /// The same message is being asked about in this process right now, by another event.
 const BEING_ASKED: Duration = Duration::from_secs(3);
 
-/// Works on one claim from the ask queue, to its end.
-pub(crate) async fn ask(desk: &Desk, claim: Claim) {
+/// Works on one claim from the ask queue, to its end, or gives it back when it is time to leave.
+pub(crate) async fn ask(desk: &Desk, claim: Claim, leave: impl Future<Output = ()>) {
     let job = claim.job().clone();
     let Work::Ask(event) = &job.work else {
         // Dropped, it is given back and its deaths are counted until it is buried.
@@ -36,7 +36,12 @@ pub(crate) async fn ask(desk: &Desk, claim: Claim) {
     };
     let subject = Subject::of_event(event);
     let mut hands = Hands::default();
-    let ending = Box::pin(consider(desk, &job, event, &subject, &mut hands)).await;
+    let ending = tokio::select! {
+        // What is just finished, and perhaps paid for, comes first.
+        biased;
+        ending = Box::pin(consider(desk, &job, event, &subject, &mut hands)) => ending,
+        () = leave => subject.given_back(),
+    };
     desk.settle(claim, &subject, ending).await;
     // Only now may another event about the same message find out what became of this one.
     drop(hands);
@@ -318,7 +323,7 @@ mod tests {
         publisher.publish(&over).await.expect("an event");
         let mut claims = scratch.queue.claim_asks(2);
         for _ in 0..2 {
-            ask(&desk, claims.next().await).await;
+            ask(&desk, claims.next().await, std::future::pending()).await;
         }
         let mut letters = scratch.queue.dead_letters().read().await.expect("a list");
         let letter = letters.next().await.expect("a list").expect("a letter");

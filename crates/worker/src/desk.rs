@@ -566,7 +566,7 @@ mod tests {
         let mut posts = scratch.queue.claim_posts(&BotName::default(), 1);
         let claim = posts.next().await;
         let before = Timestamp::now();
-        post::post(&desk, claim).await;
+        post::post(&desk, claim, std::future::pending()).await;
 
         let story = scratch.story().await;
         let last = &story.last().expect("a story").what;
@@ -600,7 +600,7 @@ mod tests {
             .await;
         // The reply was stored, only the end of the claim was not confirmed: it is delivered again.
         publisher.publish(&event).await.expect("an event");
-        ask::ask(&desk, asks.next().await).await;
+        ask::ask(&desk, asks.next().await, std::future::pending()).await;
 
         let story = scratch.story().await;
         let [only] = &story[..] else {

@@ -46,8 +46,9 @@ const NOT_INTENDED: Duration = Duration::from_secs(1);
 /// A doubt that could not be looked at so long after the event's last moment stays one.
 const LOOK_UNTIL: Duration = Duration::from_secs(300);
 
-/// Works on one claim from the reply queue, to its end.
-pub(crate) async fn post(desk: &Desk, claim: Claim) {
+/// Works on one claim from the reply queue, to its end, or gives it back when it is time to leave: a
+/// post that is under way is a doubt then, as if its process had died.
+pub(crate) async fn post(desk: &Desk, claim: Claim, leave: impl Future<Output = ()>) {
     let job = claim.job().clone();
     let Work::Post(reply) = &job.work else {
         // Dropped, it is given back and its deaths are counted until it is buried.
@@ -64,7 +65,12 @@ pub(crate) async fn post(desk: &Desk, claim: Claim) {
             reply,
             subject: &subject,
         };
-        Box::pin(step.run()).await
+        tokio::select! {
+            // What is just finished comes first.
+            biased;
+            ending = Box::pin(step.run()) => ending,
+            () = leave => subject.given_back(),
+        }
     } else {
         subject.not_yet(
             BEING_POSTED,

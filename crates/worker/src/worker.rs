@@ -22,6 +22,10 @@ use crate::{Settings, ask, post};
 /// Posts in flight. Few: the rate limits are tight, and each one is a doubt if this process dies.
 const POSTS_IN_FLIGHT: u16 = 4;
 
+/// How long giving back what is held may take. What is not given back by then comes back by itself,
+/// and that counts as a death.
+const GIVE_BACK: Duration = Duration::from_secs(2);
+
 /// A running worker.
 #[derive(Debug)]
 pub struct Worker {
@@ -198,16 +202,16 @@ async fn run(desk: Arc<Desk>, queue: Queue, mut stage: watch::Receiver<Stage>) -
     let asks = queue.claim_asks(concurrency);
     let posts = queue.claim_posts(&desk.settings.bot, POSTS_IN_FLIGHT);
     let ask = |claim| {
-        let desk = Arc::clone(&desk);
-        async move { ask::ask(&desk, claim).await }
+        let (desk, mut stage) = (Arc::clone(&desk), stage.clone());
+        async move { ask::ask(&desk, claim, reached(&mut stage, Stage::Leaving)).await }
     };
     let post = |claim| {
-        let desk = Arc::clone(&desk);
-        async move { post::post(&desk, claim).await }
+        let (desk, mut stage) = (Arc::clone(&desk), stage.clone());
+        async move { post::post(&desk, claim, reached(&mut stage, Stage::Leaving)).await }
     };
     let (asks, posts) = tokio::join!(
         work(Step::Ask, concurrency, asks, stage.clone(), ask),
-        work(Step::Post, POSTS_IN_FLIGHT, posts, stage, post),
+        work(Step::Post, POSTS_IN_FLIGHT, posts, stage.clone(), post),
     );
     asks && posts
 }
@@ -263,15 +267,24 @@ where
             biased;
             ended = tasks.join_next() => match ended {
                 Some(ended) => report(step, ended),
-                None => return true,
+                // The last of them may just have given back what it held.
+                None => return *stage.borrow() < Stage::Leaving,
             },
-            () = reached(&mut stage, Stage::Leaving) => {
-                log::warn!(step = step.as_str(), held = tasks.len(); "stopping now: what is held is given back");
-                tasks.shutdown().await;
-                return false;
-            }
+            () = reached(&mut stage, Stage::Leaving) => break,
         }
     }
+    log::warn!(step = step.as_str(), held = tasks.len(); "stopping now: what is held is given back");
+    // Each of them does that itself, as it has been told too.
+    let given_back = async {
+        while let Some(ended) = tasks.join_next().await {
+            report(step, ended);
+        }
+    };
+    if tokio::time::timeout(GIVE_BACK, given_back).await.is_err() {
+        log::warn!(step = step.as_str(), held = tasks.len(); "not given back in time: it comes back by itself");
+        tasks.shutdown().await;
+    }
+    false
 }
 
 async fn next(permits: &Arc<Semaphore>, claims: &mut Claims) -> (OwnedSemaphorePermit, Claim) {
