@@ -9,6 +9,7 @@ use actix_web::{App, HttpResponse, HttpServer, web};
 use anyhow::Context as _;
 use chickwork_ingress::LISTENS_FOR;
 use chickwork_queue::Queue;
+use chickwork_queue::spool::Spool;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::roles::Readiness;
@@ -24,6 +25,24 @@ pub(crate) const ADMIN: &str = "admin";
 /// The content type of the Prometheus text format.
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// Where events are kept: what is measured for `/metrics`.
+#[derive(Debug, Clone)]
+pub(crate) struct Stores {
+    pub(crate) queue: Queue,
+    pub(crate) spool: Option<Spool>,
+}
+
+impl Stores {
+    async fn measure(&self) {
+        let spool = async {
+            if let Some(spool) = &self.spool {
+                spool.measure().await;
+            }
+        };
+        tokio::join!(self.queue.measure(), spool);
+    }
+}
+
 /// The running admin server. It serves until the process ends, so that a probe can see it drain.
 #[derive(Debug)]
 pub(crate) struct Admin {
@@ -37,16 +56,16 @@ impl Admin {
         listen: SocketAddr,
         command: &'static str,
         readiness: Readiness,
-        queue: Queue,
+        stores: Stores,
         figures: PrometheusHandle,
     ) -> anyhow::Result<Self> {
         let readiness = web::Data::new(readiness);
-        let queue = web::Data::new(queue);
+        let stores = web::Data::new(stores);
         let figures = web::Data::new(figures);
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(readiness.clone())
-                .app_data(queue.clone())
+                .app_data(stores.clone())
                 .app_data(figures.clone())
                 .route("/healthz", web::get().to(move || alive(command)))
                 .route("/readyz", web::get().to(ready))
@@ -92,9 +111,9 @@ async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {
         .body(reason + "\n")
 }
 
-async fn metrics(queue: web::Data<Queue>, figures: web::Data<PrometheusHandle>) -> HttpResponse {
+async fn metrics(stores: web::Data<Stores>, figures: web::Data<PrometheusHandle>) -> HttpResponse {
     // Depths are looked up when somebody asks for them; without them the rest is still worth having.
-    let _ = tokio::time::timeout(MEASURE_LIMIT, queue.measure()).await;
+    let _ = tokio::time::timeout(MEASURE_LIMIT, stores.measure()).await;
     HttpResponse::Ok()
         .content_type(PROMETHEUS_TEXT)
         .body(figures.render())

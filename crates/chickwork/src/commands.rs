@@ -1,6 +1,7 @@
 //! The commands, one file each. A command is read whole (flags, settings, every mistake in them) before
 //! anything of it is done.
 
+mod audit;
 mod dead;
 mod dev;
 mod doctor;
@@ -52,6 +53,7 @@ pub(crate) fn all() -> Vec<Command> {
         status::command(),
         topology::command(),
         dead::command(),
+        audit::command(),
         healthcheck::command(),
     ]
 }
@@ -92,6 +94,7 @@ impl Call {
             "dead show" => dead::show::order(self),
             "dead retry" => dead::take::order(self, dead::take::Deed::Retry),
             "dead drop" => dead::take::order(self, dead::take::Deed::Drop),
+            "audit" => audit::order(self),
             "healthcheck" => healthcheck::order(self),
             other => unreachable!("{other} is not a command of `all`"),
         }

@@ -70,6 +70,14 @@ fn describe() {
         "chickwork_queue_oldest_seconds",
         "Age of the oldest job in the embedded queue"
     );
+    describe_gauge!(
+        "chickwork_spool_events",
+        "Events that wait on this machine for the broker"
+    );
+    describe_gauge!(
+        "chickwork_spool_oldest_seconds",
+        "Age of the oldest event that waits on this machine for the broker"
+    );
     describe_counter!(
         "chickwork_jobs_total",
         "Claims settled, by step and outcome"

@@ -32,7 +32,7 @@ pub(crate) struct Filter {
 
 /// A moment as people give it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Moment {
+pub(crate) enum Moment {
     Ago(Duration),
     At(Timestamp),
 }
@@ -146,7 +146,8 @@ impl Filter {
 }
 
 impl Moment {
-    fn at(self, now: Timestamp) -> Timestamp {
+    /// When that is, at this time.
+    pub(crate) fn at(self, now: Timestamp) -> Timestamp {
         match self {
             Self::At(at) => at,
             Self::Ago(time) => now.checked_sub(time).unwrap_or(Timestamp::MIN),
@@ -154,7 +155,8 @@ impl Moment {
     }
 }
 
-fn moment(text: &str) -> Result<Moment, String> {
+/// A moment on the command line.
+pub(crate) fn moment(text: &str) -> Result<Moment, String> {
     if let Ok(at) = text.parse() {
         return Ok(Moment::At(at));
     }

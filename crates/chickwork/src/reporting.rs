@@ -1,11 +1,12 @@
 //! What a process that serves says of itself every few seconds, for `chickwork status`. Best effort,
-//! and beside the work: it asks nobody anything and never waits for the queue.
+//! and beside the work: it asks nobody but its own spool, and never waits for the queue.
 
 use std::time::Duration;
 
 use chickwork_ingress::LastWebhook;
 use chickwork_queue::Queue;
-use chickwork_queue::report::{AccountLimit, Paused, Report};
+use chickwork_queue::report::{AccountLimit, Paused, Report, SpoolReport};
+use chickwork_queue::spool::Spool;
 use chickwork_worker::View;
 use jiff::{SignedDuration, Timestamp};
 use tokio::task::JoinHandle;
@@ -18,6 +19,8 @@ use crate::roles::Readiness;
 const INTERVAL: Duration = Duration::from_secs(5);
 /// This often it is looked whether there is something that should be told at once.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long it may take to see what the spool holds. A disk that is slower tells the next time.
+const SPOOL_LIMIT: Duration = Duration::from_secs(1);
 /// The longest name of a machine that is told, in bytes.
 const LONGEST_HOST: usize = 255;
 
@@ -26,6 +29,7 @@ const LONGEST_HOST: usize = 255;
 pub(crate) struct Sources {
     pub(crate) readiness: Readiness,
     pub(crate) ingress: Option<LastWebhook>,
+    pub(crate) spool: Option<Spool>,
     pub(crate) worker: Option<View>,
 }
 
@@ -55,7 +59,7 @@ impl Reporting {
         self.task.abort();
         // So that nothing is said after the last word.
         let _ = self.task.await;
-        let last = self.reporter.report(Instant::now(), Timestamp::now());
+        let last = self.reporter.report(Instant::now(), Timestamp::now()).await;
         self.reporter.queue.report(&Report {
             stopping: true,
             ..last
@@ -79,7 +83,7 @@ impl Reporter {
         let mut told: Option<(Instant, Report)> = None;
         loop {
             let now = looks.tick().await;
-            let report = self.report(now, Timestamp::now());
+            let report = self.report(now, Timestamp::now()).await;
             let due = told.as_ref().is_none_or(|(at, earlier)| {
                 now.duration_since(*at) >= INTERVAL || is_news(earlier, &report)
             });
@@ -91,10 +95,11 @@ impl Reporter {
     }
 
     /// The report of this moment, by both of its clocks.
-    fn report(&self, now: Instant, clock: Timestamp) -> Report {
+    async fn report(&self, now: Instant, clock: Timestamp) -> Report {
         let Sources {
             readiness,
             ingress,
+            spool,
             worker,
         } = &self.sources;
         let roles = [
@@ -135,8 +140,18 @@ impl Reporter {
                 })
                 .collect(),
             posting,
+            spool: match spool {
+                Some(spool) => spooled(spool).await,
+                None => None,
+            },
         }
     }
+}
+
+/// What the spool holds; `None` if it cannot be seen now.
+async fn spooled(spool: &Spool) -> Option<SpoolReport> {
+    let looked = tokio::time::timeout(SPOOL_LIMIT, spool.look()).await;
+    Some(looked.ok()?.ok()?.into())
 }
 
 /// Whether somebody who looks should hear of it at once.
@@ -153,6 +168,7 @@ fn is_news(earlier: &Report, report: &Report) -> bool {
             report.not_ready.clone(),
             report.stopping,
             report.posting,
+            report.spool.map(|spool| spool.events > 0),
             pauses(report),
         )
     };
@@ -205,6 +221,7 @@ mod tests {
             account_limit: None,
             pauses: Vec::new(),
             posting: false,
+            spool: None,
         }
     }
 
@@ -216,6 +233,22 @@ mod tests {
         assert_eq!(second(now), 1_000);
         assert_eq!(second(now + Duration::from_secs(60)), 1_060);
         assert_eq!(second(now - Duration::from_secs(60)), 940);
+    }
+
+    #[test]
+    fn that_something_waits_in_the_spool_is_news_and_how_much_can_wait() {
+        let spooling = |events| Report {
+            spool: Some(SpoolReport {
+                events,
+                oldest: None,
+                bytes: events * 1_000,
+                max_bytes: 1_000_000,
+            }),
+            ..a_report()
+        };
+        assert!(is_news(&spooling(0), &spooling(1)));
+        assert!(is_news(&spooling(7), &spooling(0)));
+        assert!(!is_news(&spooling(1), &spooling(7)));
     }
 
     #[test]

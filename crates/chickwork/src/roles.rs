@@ -8,11 +8,12 @@ use anyhow::Context as _;
 use chickwork_clients::chatwork::{self, Chatwork};
 use chickwork_clients::simsimi::{self, SimSimi};
 use chickwork_ingress::Ingress;
-use chickwork_queue::Queue;
 use chickwork_queue::event::BotName;
+use chickwork_queue::spool::{Spool, SpoolSettings};
+use chickwork_queue::{Location, Publisher, Queue};
 use chickwork_worker::Worker;
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Stores};
 use crate::figures;
 use crate::reporting::{Reporting, Sources};
 use crate::settings::parse::Rate;
@@ -37,6 +38,7 @@ pub(crate) struct RolesSettings {
 #[derive(Debug)]
 pub(crate) struct Roles {
     queue: Queue,
+    spool: Option<Spool>,
     admin: Admin,
     ingress: Option<Ingress>,
     worker: Option<Worker>,
@@ -48,6 +50,7 @@ pub(crate) struct Roles {
 #[derive(Debug, Clone)]
 pub(crate) struct Readiness {
     queue: Queue,
+    publisher: Publisher,
     ingress: Option<chickwork_ingress::Readiness>,
     worker: Option<chickwork_worker::Readiness>,
     shutdown: Shutdown,
@@ -57,7 +60,12 @@ impl Readiness {
     /// A sentence says why not.
     pub(crate) async fn check(&self) -> Result<(), String> {
         self.check_roles()?;
-        self.queue.check().await.map_err(|error| error.to_string())
+        let checked = match &self.worker {
+            // Who works needs the queue itself; who only takes events needs a place for them.
+            Some(_) => self.queue.check().await,
+            None => self.publisher.check().await,
+        };
+        checked.map_err(|error| error.to_string())
     }
 
     /// The same as far as the process itself knows, without asking the queue.
@@ -94,15 +102,25 @@ impl Roles {
     /// Opens the queue and starts what is to be started.
     pub(crate) async fn start(settings: RolesSettings, shutdown: Shutdown) -> anyhow::Result<Self> {
         let figures = figures::collect()?;
+        let has_broker = matches!(settings.process.queue.location, Location::Amqp(_));
         let queue = Queue::open(settings.process.queue)
             .await
             .context("CHICKWORK_QUEUE cannot be used")?;
         log::info!("queue: {}", queue.describe());
+        let spool = settings.ingress.as_ref().and_then(|i| i.spool.clone());
+        let spool = match spool {
+            Some(settings) if has_broker => Some(open_spool(settings, &queue, &shutdown).await?),
+            _ => None,
+        };
+        let publisher = match &spool {
+            Some(spool) => queue.publisher_with(spool),
+            None => queue.publisher(),
+        };
         let bot = BotName::default();
         let drain = settings.process.drain;
         let ingress = settings
             .ingress
-            .map(|ingress| start_ingress(ingress, &bot, drain, &queue))
+            .map(|ingress| start_ingress(ingress, &bot, drain, publisher.clone()))
             .transpose()?;
         let worker = settings
             .worker
@@ -110,6 +128,7 @@ impl Roles {
             .transpose()?;
         let readiness = Readiness {
             queue: queue.clone(),
+            publisher,
             ingress: ingress.as_ref().map(Ingress::readiness),
             worker: worker.as_ref().map(Worker::readiness),
             shutdown: shutdown.clone(),
@@ -117,6 +136,7 @@ impl Roles {
         let sources = Sources {
             readiness: readiness.clone(),
             ingress: ingress.as_ref().map(Ingress::last_webhook),
+            spool: spool.clone(),
             worker: worker.as_ref().map(Worker::view),
         };
         let command = match (&ingress, &worker) {
@@ -128,13 +148,17 @@ impl Roles {
             settings.process.admin_listen,
             command,
             readiness,
-            queue.clone(),
+            Stores {
+                queue: queue.clone(),
+                spool: spool.clone(),
+            },
             figures,
         )?;
         log::info!("admin port on http://{}", admin.address());
         let reporting = Reporting::start(queue.clone(), sources);
         Ok(Self {
             queue,
+            spool,
             admin,
             ingress,
             worker,
@@ -192,6 +216,7 @@ impl Roles {
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
         let Self {
             queue,
+            spool,
             admin,
             ingress,
             worker,
@@ -201,6 +226,10 @@ impl Roles {
         let ingress = async {
             if let Some(ingress) = ingress {
                 ingress.stop(shutdown.deadline()).await;
+            }
+            // After it: until its last answer it may need it.
+            if let Some(spool) = spool {
+                spool.stop(shutdown.deadline()).await;
             }
         };
         let worker = async {
@@ -231,11 +260,25 @@ impl Roles {
     }
 }
 
+/// Waits for a predecessor to let go of it, unless this process is to stop meanwhile.
+async fn open_spool(
+    settings: SpoolSettings,
+    queue: &Queue,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Spool> {
+    let spool = tokio::select! {
+        opened = Spool::open(settings, queue) => opened.context("CHICKWORK_SPOOL cannot be used")?,
+        () = shutdown.requested() => anyhow::bail!("stopped before the spool was open"),
+    };
+    log::info!("spool: {}", spool.describe());
+    Ok(spool)
+}
+
 fn start_ingress(
     settings: IngressSettings,
     bot: &BotName,
     drain: Duration,
-    queue: &Queue,
+    publisher: Publisher,
 ) -> anyhow::Result<Ingress> {
     let listen = settings.listen;
     let settings = chickwork_ingress::Settings {
@@ -245,7 +288,7 @@ fn start_ingress(
         linger: settings.linger,
         drain,
     };
-    let ingress = Ingress::start(settings, queue.publisher())
+    let ingress = Ingress::start(settings, publisher)
         .with_context(|| format!("CHICKWORK_LISTEN: cannot listen on {listen}"))?;
     log::info!("taking webhooks on http://{}/webhook", ingress.address());
     Ok(ingress)

@@ -8,11 +8,13 @@ pub(crate) mod parse;
 pub(crate) mod read;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chickwork_chatwork::id::AccountId;
 use chickwork_chatwork::signature::{Token, Tokens};
 use chickwork_queue::event::BotName;
+use chickwork_queue::spool::SpoolSettings;
 use chickwork_queue::{Declare, Location};
 
 use self::Role::{
@@ -173,6 +175,28 @@ pub(crate) static SANDBOX_WEBHOOK_URL: Setting<String> = Setting {
         ..PLAIN
     },
     parse: parse::url,
+};
+
+pub(crate) static SPOOL: Setting<PathBuf> = Setting {
+    about: About {
+        name: "CHICKWORK_SPOOL",
+        default: Some("spool.db"),
+        help: "The file in which an ingress keeps events while the broker is away; each ingress needs its own",
+        read_by: &[Ingress, Status],
+        ..PLAIN
+    },
+    parse: parse::path,
+};
+
+pub(crate) static SPOOL_MAX_BYTES: Setting<u64> = Setting {
+    about: About {
+        name: "CHICKWORK_SPOOL_MAX_BYTES",
+        default: Some("1GiB"),
+        help: "How large that file may become, such as 512MiB, 1GiB or a number of bytes",
+        read_by: &[Ingress, Status],
+        ..PLAIN
+    },
+    parse: parse::spool_bytes,
 };
 
 pub(crate) static CONCURRENCY: Setting<u16> = Setting {
@@ -384,6 +408,8 @@ pub(crate) static ALL: &[&About] = &[
     &ADMIN_LISTEN.about,
     &SANDBOX_LISTEN.about,
     &SANDBOX_WEBHOOK_URL.about,
+    &SPOOL.about,
+    &SPOOL_MAX_BYTES.about,
     &CONCURRENCY.about,
     &MAX_AGE.about,
     &ARCHIVE_KEEP.about,
@@ -530,6 +556,8 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(crate) struct IngressSettings {
     pub(crate) listen: SocketAddr,
     pub(crate) tokens: Tokens,
+    /// Where events wait while a broker is away; a queue in a file has no use for it.
+    pub(crate) spool: Option<SpoolSettings>,
     /// For how long it goes on accepting once it is to stop.
     pub(crate) linger: Duration,
 }
@@ -538,9 +566,15 @@ impl IngressSettings {
     pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let listen = reader.get(&LISTEN);
         let tokens = reader.require(&WEBHOOK_TOKEN);
+        let path = reader.get(&SPOOL);
+        let max_bytes = reader.get(&SPOOL_MAX_BYTES);
         Some(Self {
             listen: listen?,
             tokens: tokens?.all,
+            spool: Some(SpoolSettings {
+                path: path?,
+                max_bytes: max_bytes?,
+            }),
             linger: LINGER,
         })
     }

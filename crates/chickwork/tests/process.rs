@@ -88,6 +88,12 @@ const WRONG: &[(&str, &[u8], &str)] = &[
         b"127.0.0.1:8080/webhook",
         "leave out `https://`?",
     ),
+    (
+        "CHICKWORK_SPOOL",
+        b"sqlite:spool.db",
+        "did you mean `spool.db`?",
+    ),
+    ("CHICKWORK_SPOOL_MAX_BYTES", b"1G", "did you mean `1GiB`?"),
     ("CHICKWORK_CONCURRENCY", b"0", "from 1 to 1024"),
     ("CHICKWORK_MAX_AGE", b"25h", "between 1s and 12h"),
     ("CHICKWORK_ARCHIVE_KEEP", b"7", "did you mean `7s`?"),

@@ -22,6 +22,7 @@ use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use actix_web::dev::{Server, ServerHandle, Service as _};
+use actix_web::http::ConnectionType;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use chickwork_chatwork::signature::Tokens;
 use chickwork_queue::Publisher;
@@ -165,7 +166,7 @@ impl Readiness {
     /// # Errors
     /// A sentence that says why not.
     pub fn check(&self) -> Result<(), String> {
-        if self.0.draining.load(Ordering::Relaxed) {
+        if self.is_draining() {
             return Err("the ingress is stopping".to_owned());
         }
         let failed_to_store = *self
@@ -183,6 +184,10 @@ impl Readiness {
 
     fn drain(&self) {
         self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    fn is_draining(&self) -> bool {
+        self.0.draining.load(Ordering::Relaxed)
     }
 
     fn note_stored(&self, stored: bool) {
@@ -216,14 +221,23 @@ fn server(settings: &Settings, intake: Intake) -> io::Result<(SocketAddr, Server
         .map_or(1, usize::from)
         .min(MOST_WORKERS);
     let server = HttpServer::new(move || {
+        let readiness = intake.readiness.clone();
         App::new()
             .app_data(intake.clone())
-            .wrap_fn(|request, service| {
+            .wrap_fn(move |request, service| {
                 let connection = request.conn_data::<Connection>().cloned();
+                let readiness = readiness.clone();
                 let answer = service.call(request);
                 async move {
                     connection.iter().for_each(Connection::touch);
-                    let answer = answer.await;
+                    let mut answer = answer.await;
+                    // Or its next webhook could cross with our closing of the connection.
+                    if readiness.is_draining()
+                        && let Ok(answer) = &mut answer
+                    {
+                        let head = answer.response_mut().head_mut();
+                        head.set_connection_type(ConnectionType::Close);
+                    }
                     connection.iter().for_each(match &answer {
                         Ok(answer) if answer.response().head().keep_alive() => Connection::touch,
                         _ => Connection::wind_up,

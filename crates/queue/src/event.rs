@@ -20,6 +20,13 @@ impl EventId {
     pub fn fresh() -> Self {
         Self(Uuid::now_v7())
     }
+
+    /// When the event was received, as its id tells; `None`: it is no id of ours.
+    pub fn received_at(self) -> Option<Timestamp> {
+        let (seconds, nanoseconds) = self.0.get_timestamp()?.to_unix();
+        let seconds = i64::try_from(seconds).ok()?;
+        Timestamp::new(seconds, i32::try_from(nanoseconds).ok()?).ok()
+    }
 }
 
 impl fmt::Display for EventId {

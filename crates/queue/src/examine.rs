@@ -1,8 +1,10 @@
-//! Looks at the queue as `chickwork doctor` does, and says in sentences what is wrong and what to do
-//! about it. It changes nothing and creates nothing, every wait in it has a limit, and it goes on after
+//! Looks at the queue, and at an ingress's spool, as `chickwork doctor` does, and says in sentences what
+//! is wrong and what to do about it. It changes nothing and creates nothing, every wait in it has a limit, and it goes on after
 //! a failure as far as that makes sense.
 
-use crate::{Location, Settings, amqp, sqlite};
+use crate::report::SpoolReport;
+use crate::spool::SpoolSettings;
+use crate::{Location, OpenError, Settings, amqp, sqlite};
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,4 +86,15 @@ pub async fn examine(settings: &Settings, needs: Needs) -> Vec<Finding> {
         Location::Sqlite(path) => sqlite::examine::examine(path).await,
         Location::Amqp(urls) => amqp::examine::examine(urls, settings, needs).await,
     }
+}
+
+/// Looks at the spool of an ingress. There is always at least one finding.
+pub async fn examine_spool(settings: &SpoolSettings) -> Vec<Finding> {
+    sqlite::examine::examine_spool(settings).await
+}
+
+/// What the spool at this place holds, whoever uses it; `None` if there is none, or if the file is
+/// something else.
+pub async fn look_at_spool(settings: &SpoolSettings) -> Result<Option<SpoolReport>, OpenError> {
+    sqlite::examine::look_at_spool(settings).await
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 
 use crate::job::Cause;
+use crate::spool::Spooled;
 use crate::sqlite::Sizes;
 
 /// A job was buried.
@@ -31,11 +32,23 @@ impl Drop for Publishing {
 /// How many jobs each queue holds, and the age of the oldest.
 pub(crate) fn sizes(sizes: &Sizes, now: Timestamp) {
     for (queue, (jobs, oldest)) in sizes {
-        let age = oldest.map_or(0.0, |oldest| {
-            now.duration_since(oldest).as_secs_f64().max(0.0)
-        });
         #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
         metrics::gauge!("chickwork_queue_jobs", "queue" => queue.clone()).set(*jobs as f64);
-        metrics::gauge!("chickwork_queue_oldest_seconds", "queue" => queue.clone()).set(age);
+        metrics::gauge!("chickwork_queue_oldest_seconds", "queue" => queue.clone())
+            .set(age(*oldest, now));
     }
+}
+
+/// How many events wait in the spool, and the age of the oldest.
+pub(crate) fn spooled(spooled: &Spooled, now: Timestamp) {
+    #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+    metrics::gauge!("chickwork_spool_events").set(spooled.events as f64);
+    metrics::gauge!("chickwork_spool_oldest_seconds").set(age(spooled.oldest, now));
+}
+
+/// In seconds; nothing has no age.
+fn age(oldest: Option<Timestamp>, now: Timestamp) -> f64 {
+    oldest.map_or(0.0, |oldest| {
+        now.duration_since(oldest).as_secs_f64().max(0.0)
+    })
 }

@@ -209,7 +209,7 @@ impl Step {
 pub struct Settled {
     /// How the claim ends.
     pub settlement: Settlement,
-    /// What became of the event, in order. The result of a post is stored, confirmed, before the
-    /// claim ends; everything else is best effort.
+    /// What became of the event, in order. The result of a post, and how the event has ended, are
+    /// stored, confirmed, before the claim ends; everything else is best effort.
     pub outcomes: Vec<Outcome>,
 }

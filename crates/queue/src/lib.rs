@@ -5,17 +5,21 @@
 //! enum, not a trait, and what holds them together is one conformance suite (`tests/conformance`).
 //! Nothing here knows why a job is put off or buried: that is the worker's policy.
 //!
-//! Read on in this order: [`event`], [`job`], [`outcome`], [`dead`], [`report`]; then the handles below.
+//! Read on in this order: [`event`], [`job`], [`outcome`], [`dead`], [`report`], [`spool`]; then
+//! the handles below.
 
+pub mod audit;
 pub mod dead;
 pub mod event;
 pub mod examine;
 pub mod job;
 pub mod outcome;
 pub mod report;
+pub mod spool;
 
 mod amqp;
 mod content;
+mod course;
 mod figures;
 mod reply_json;
 mod sqlite;
@@ -36,6 +40,7 @@ use crate::dead::DeadLetters;
 use crate::event::{BotName, Event};
 use crate::job::{Cause, Job, Settled, Tenure};
 use crate::outcome::Outcome;
+use crate::spool::{Becomes, Spool, SpoolError};
 use crate::sqlite::{ArchiveRead, SqliteClaim, SqliteClaims, Store};
 
 /// A job of a newer release is looked at again after this time, without counting a try.
@@ -104,6 +109,8 @@ pub enum Declare {
 pub enum Stored {
     /// In RabbitMQ.
     Broker,
+    /// On the ingress's disk, until RabbitMQ takes it.
+    Spool,
     /// In the SQLite queue.
     Embedded,
 }
@@ -113,6 +120,7 @@ impl Stored {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Broker => "broker",
+            Self::Spool => "spool",
             Self::Embedded => "embedded",
         }
     }
@@ -126,6 +134,16 @@ pub enum QueueError {
     Sqlite(#[from] StoreError),
     /// The broker's reason.
     Amqp(#[from] BrokerError),
+    /// The spool's reason.
+    Spool(#[from] SpoolError),
+    /// Neither of the two places takes the event.
+    #[error("{broker}; {spool}")]
+    Nowhere {
+        /// The broker's reason.
+        broker: BrokerError,
+        /// The spool's reason.
+        spool: SpoolError,
+    },
 }
 
 /// A handle on the queue; cheap to clone.
@@ -170,7 +188,19 @@ impl Queue {
 
     /// The way in.
     pub fn publisher(&self) -> Publisher {
-        Publisher(self.0.clone())
+        Publisher {
+            backend: self.0.clone(),
+            spool: None,
+        }
+    }
+
+    /// The way in that leads through this spool, which was opened for this queue, while the broker is
+    /// away.
+    pub fn publisher_with(&self, spool: &Spool) -> Publisher {
+        Publisher {
+            spool: Some(spool.clone()),
+            ..self.publisher()
+        }
     }
 
     /// Claims events to ask about, at most `limit` of them unsettled at a time.
@@ -265,53 +295,59 @@ pub fn definitions(settings: &Settings) -> serde_json::Value {
 }
 
 /// The way in: what returns `Ok` is stored where it will be worked on, and survives `kill -9` of
-/// every process and a restart of the broker.
+/// every process and a restart of the broker. In a spool it is stored on the way there.
 #[derive(Debug, Clone)]
-pub struct Publisher(Backend);
+pub struct Publisher {
+    backend: Backend,
+    spool: Option<Spool>,
+}
 
 impl Publisher {
-    /// Stores an event to be answered. Returns within 2 s of a broker, 10 s of a disk.
+    /// Stores an event to be answered. Returns within 2 s of a broker, 4 s of a broker with a spool,
+    /// 10 s of a disk.
     pub async fn publish(&self, event: &Event) -> Result<Stored, QueueError> {
-        let _measured = figures::Publishing::begin();
-        match &self.0 {
-            Backend::Sqlite(store) => {
-                store.publish(event).await?;
-                Ok(Stored::Embedded)
-            }
-            Backend::Amqp(broker) => {
-                broker.publish(event).await?;
-                Ok(Stored::Broker)
-            }
-        }
+        self.keep(event, &Becomes::Ask).await
     }
 
     /// Stores an event that is none as a dead letter `malformed`.
     pub async fn bury(&self, event: &Event, error: &str) -> Result<Stored, QueueError> {
-        let _measured = figures::Publishing::begin();
-        let stored = match &self.0 {
-            Backend::Sqlite(store) => {
-                store.bury(event, error).await?;
-                Stored::Embedded
-            }
-            Backend::Amqp(broker) => {
-                broker.bury(event, error).await?;
-                Stored::Broker
-            }
-        };
+        let error = error.to_owned();
+        let stored = self.keep(event, &Becomes::Malformed { error }).await?;
         figures::dead(Cause::Malformed);
         Ok(stored)
     }
 
     /// Stores an event that is not answered, for this reason, in the archive and the outcomes.
     pub async fn archive(&self, event: &Event, reason: &str) -> Result<Stored, QueueError> {
+        let reason = reason.to_owned();
+        self.keep(event, &Becomes::Ignored { reason }).await
+    }
+
+    /// Whether an event could be made safe right now, in one place or the other; an error says in a
+    /// sentence why not.
+    pub async fn check(&self) -> Result<(), QueueError> {
+        match &self.spool {
+            Some(spool) => spool.check().await,
+            None => Queue(self.backend.clone()).check().await,
+        }
+    }
+
+    async fn keep(&self, event: &Event, becomes: &Becomes) -> Result<Stored, QueueError> {
         let _measured = figures::Publishing::begin();
-        match &self.0 {
+        if let Some(spool) = &self.spool {
+            return spool.keep(event, becomes).await;
+        }
+        match &self.backend {
             Backend::Sqlite(store) => {
-                store.archive(event, reason).await?;
+                match becomes {
+                    Becomes::Ask => store.publish(event).await,
+                    Becomes::Malformed { error } => store.bury(event, error).await,
+                    Becomes::Ignored { reason } => store.archive(event, reason).await,
+                }?;
                 Ok(Stored::Embedded)
             }
             Backend::Amqp(broker) => {
-                broker.archive(event, reason).await?;
+                becomes.at(broker, event).await?;
                 Ok(Stored::Broker)
             }
         }

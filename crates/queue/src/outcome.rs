@@ -1,7 +1,9 @@
 //! Outcomes: what became of each event, step by step. One JSON object each, versioned.
 //!
 //! Intents and results of posts are the write-ahead log of the post step: they are stored, confirmed,
-//! before anything else happens. Everything else is best effort and for people.
+//! before anything else happens. So is how an event has ended, before the event is gone: else nobody
+//! could tell an event that was ignored or dropped from one that was lost ([`Outcome::is_proof`]). What
+//! happens on the way is best effort, and for people.
 //!
 //! Releases run side by side and read each other's lines, and a line that cannot be read is passed
 //! over. So `intent`, `posted` and `not_posted` keep their names, their meaning and every field
@@ -124,6 +126,23 @@ pub enum What {
 }
 
 impl What {
+    /// The word by which it is written down.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Ignored { .. } => "ignored",
+            Self::Asked { .. } => "asked",
+            Self::ReplyStored { .. } => "reply_stored",
+            Self::Later { .. } => "later",
+            Self::Intent { .. } => "intent",
+            Self::Posted { .. } => "posted",
+            Self::NotPosted { .. } => "not_posted",
+            Self::Looked { .. } => "looked",
+            Self::Dead { .. } => "dead",
+            Self::Dropped { .. } => "dropped",
+            Self::Replayed { .. } => "replayed",
+        }
+    }
+
     /// Whether the event has come to an end with this, unless a person puts it back in.
     pub fn is_end(&self) -> bool {
         matches!(
@@ -137,10 +156,15 @@ impl Outcome {
     /// The version that this release writes.
     pub const VERSION: u32 = 1;
 
-    /// Whether this line belongs to the write-ahead log of the post step and so must be stored
-    /// before its claim may be settled.
+    /// Whether this is the result of a post, which is true whoever has the claim by now.
     pub fn is_result(&self) -> bool {
         matches!(self.what, What::Posted { .. } | What::NotPosted { .. })
+    }
+
+    /// Whether this line must be stored before its claim may be settled: it belongs to the write-ahead
+    /// log of the post step, or proves how the event has ended.
+    pub fn is_proof(&self) -> bool {
+        self.is_result() || self.what.is_end()
     }
 
     /// The message that this is about, where it is about one.
@@ -164,6 +188,8 @@ mod tests {
         for line in FROZEN.lines() {
             let outcome: Outcome = serde_json::from_str(line).expect(line);
             assert_eq!(serde_json::to_string(&outcome).expect(line), line);
+            let name = format!("\"what\":\"{}\"", outcome.what.name());
+            assert!(line.contains(&name), "{name} in {line}");
         }
     }
 

@@ -3,17 +3,19 @@
 //!
 //! Reports are best effort and short-lived: every process sends one every few seconds, and one that
 //! has sent none for [`Report::FRESH`] is not counted any more. Releases run side by side and read each
-//! other's, so what is added to a report later is optional. Frozen example: `tests/data/report.v1.json`.
+//! other's, so what is added to a report later is optional. Frozen examples: `tests/data/report.v1.json`,
+//! and `report.v1.spool.json` of an ingress with a spool.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::course::{Course, Reasons, State};
 use crate::event::EventId;
 use crate::job::Step;
-use crate::outcome::What;
+use crate::spool::{NEARLY_FULL_PERCENT, Spooled};
 use crate::{Backend, Queue, QueueError};
 
 /// The most events that are looked at for what is unfinished; together some 100 MB.
@@ -56,6 +58,9 @@ pub struct Report {
     /// Whether it is the one worker that posts.
     #[serde(default)]
     pub posting: bool,
+    /// What it keeps on its disk until the broker takes it; an ingress's with a spool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spool: Option<SpoolReport>,
 }
 
 impl Report {
@@ -99,6 +104,49 @@ pub struct Paused {
     pub reason: String,
     /// Until when.
     pub until: Timestamp,
+}
+
+/// What the spool of an ingress holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpoolReport {
+    /// How many events wait in it.
+    pub events: u64,
+    /// When the oldest of them was received.
+    pub oldest: Option<Timestamp>,
+    /// How many bytes they take on the disk.
+    pub bytes: u64,
+    /// How many they may take.
+    pub max_bytes: u64,
+}
+
+impl SpoolReport {
+    /// How much of the room is taken.
+    pub fn percent(&self) -> u64 {
+        let taken = u128::from(self.bytes) * 100 / u128::from(self.max_bytes.max(1));
+        u64::try_from(taken).unwrap_or(u64::MAX)
+    }
+
+    /// Whether it soon takes no more.
+    pub fn is_nearly_full(&self) -> bool {
+        self.percent() >= NEARLY_FULL_PERCENT
+    }
+}
+
+impl From<Spooled> for SpoolReport {
+    fn from(spooled: Spooled) -> Self {
+        let Spooled {
+            events,
+            oldest,
+            bytes,
+            max_bytes,
+        } = spooled;
+        Self {
+            events,
+            oldest,
+            bytes,
+            max_bytes,
+        }
+    }
 }
 
 /// How much a queue holds.
@@ -164,35 +212,30 @@ impl Queue {
     /// Of very many, the oldest million are looked at. Read from the archive: without one there are none.
     pub async fn unfinished(&self, since: Timestamp) -> Result<Unfinished, QueueError> {
         let mut archived = self.archive().read(since);
-        let mut received: HashMap<EventId, Timestamp> = HashMap::new();
+        let mut received: HashMap<EventId, (Timestamp, Course)> = HashMap::new();
         while received.len() < MOST_EVENTS
             && let Some(event) = archived.next().await?
         {
-            received.insert(event.id, event.received_at);
+            received.insert(event.id, (event.received_at, Course::default()));
         }
         // After the archive: what came to an end meanwhile has come to an end.
+        let mut reasons = Reasons::default();
         let mut outcomes = self.outcomes().read(since);
-        let mut given_up: HashSet<EventId> = HashSet::new();
         while let Some(outcome) = outcomes.next().await? {
-            match outcome.what {
-                What::Replayed { .. } => {
-                    given_up.remove(&outcome.id);
-                }
-                What::Dead { .. } => {
-                    given_up.insert(outcome.id);
-                }
-                // Whoever puts back what was answered is not told again that it was.
-                what if what.is_end() => {
-                    received.remove(&outcome.id);
-                }
-                _ => {}
+            if let Some((_, course)) = received.get_mut(&outcome.id) {
+                course.apply(&outcome.what, &mut reasons);
             }
         }
-        received.retain(|id, _| !given_up.contains(id));
-        Ok(Unfinished {
-            count: received.len() as u64,
-            oldest: received.into_values().min(),
-        })
+        let open = received
+            .into_values()
+            .filter(|(_, course)| course.state(None) == State::Open);
+        let mut unfinished = Unfinished::default();
+        for (received_at, _) in open {
+            unfinished.count += 1;
+            let oldest = unfinished.oldest.unwrap_or(received_at);
+            unfinished.oldest = Some(oldest.min(received_at));
+        }
+        Ok(unfinished)
     }
 
     /// When the newest event of the archive was received; on RabbitMQ, the newest of those that were
@@ -211,11 +254,36 @@ mod tests {
     use crate::outcome::Outcome;
 
     const FROZEN: &str = include_str!("../tests/data/report.v1.json");
+    const FROZEN_WITH_SPOOL: &str = include_str!("../tests/data/report.v1.spool.json");
 
     #[test]
-    fn the_frozen_report_of_version_1_is_read_and_written_as_it_is() {
-        let report = Report::decode(FROZEN.as_bytes()).expect("a report");
-        assert_eq!(report.encode(), FROZEN.trim_end());
+    fn the_frozen_reports_of_version_1_are_read_and_written_as_they_are() {
+        for (frozen, events) in [(FROZEN, None), (FROZEN_WITH_SPOOL, Some(12))] {
+            let report = Report::decode(frozen.as_bytes()).expect("a report");
+            assert_eq!(report.spool.map(|spool| spool.events), events);
+            assert_eq!(report.encode(), frozen.trim_end());
+        }
+    }
+
+    #[test]
+    fn a_spool_is_nearly_full_from_eighty_percent_on() {
+        let spool = |bytes, max_bytes| SpoolReport {
+            events: 1,
+            oldest: None,
+            bytes,
+            max_bytes,
+        };
+        for (bytes, max_bytes, percent, nearly_full) in [
+            (0, 1_000, 0, false),
+            (799, 1_000, 79, false),
+            (800, 1_000, 80, true),
+            (u64::MAX, u64::MAX, 100, true),
+            (1, 0, 100, true),
+        ] {
+            let spool = spool(bytes, max_bytes);
+            let told = (spool.percent(), spool.is_nearly_full());
+            assert_eq!(told, (percent, nearly_full), "{spool:?}");
+        }
     }
 
     #[test]

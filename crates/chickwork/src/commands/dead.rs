@@ -41,14 +41,14 @@ pub(crate) fn command() -> Command {
         ])
 }
 
-fn settings(call: &Call) -> Result<OperatorSettings, Mistakes> {
+pub(super) fn settings(call: &Call) -> Result<OperatorSettings, Mistakes> {
     let mut reader = Reader::new(&call.given, &[Role::Operator]);
     let settings = OperatorSettings::read(&mut reader);
     reader.finish(settings)
 }
 
 /// Does something with a queue that is there.
-async fn on_queue<T>(
+pub(super) async fn on_queue<T>(
     settings: Settings,
     work: impl AsyncFnOnce(&Queue) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {

@@ -192,6 +192,7 @@ fn everything(
         ingress: Some(IngressSettings {
             listen: settings.listen,
             tokens: Tokens::parse(DEMO_WEBHOOK_TOKEN)?,
+            spool: None,
             linger: Duration::ZERO,
         }),
         worker: Some(WorkerSettings {

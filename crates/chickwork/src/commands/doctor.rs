@@ -45,7 +45,7 @@ pub(crate) fn command() -> Command {
     };
     command_line::command(
         "doctor",
-        "Checks settings, queue, tokens and clock, and says what is wrong and what to do",
+        "Checks settings, queue, spool, tokens and clock, and says what is wrong and what to do",
         ROLES,
     )
     .arg(
@@ -124,6 +124,12 @@ async fn run(visit: Visit) -> anyhow::Result<ExitCode> {
             None => Vec::new(),
         }
     };
+    let spool = async {
+        match settings.spool() {
+            Some(spool) => chickwork_queue::examine::examine_spool(&spool).await,
+            None => Vec::new(),
+        }
+    };
     let simsimi = async {
         if asks {
             services::simsimi(&settings).await
@@ -131,13 +137,14 @@ async fn run(visit: Visit) -> anyhow::Result<ExitCode> {
             Vec::new()
         }
     };
-    let (ports, queue, chatwork, simsimi) = tokio::join!(
+    let (ports, queue, spool, chatwork, simsimi) = tokio::join!(
         ports::examine(&settings, &command),
         queue,
+        spool,
         services::chatwork(&settings),
         simsimi,
     );
-    let findings = [findings, ports, queue, chatwork, simsimi].concat();
+    let findings = [findings, ports, queue, spool, chatwork, simsimi].concat();
 
     let written = if json {
         write_json(&findings)

@@ -7,16 +7,18 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use chickwork_queue::{Queue, QueueError, Settings};
+use chickwork_queue::examine::look_at_spool;
+use chickwork_queue::spool::SpoolSettings;
+use chickwork_queue::{Location, OpenError, Queue, QueueError, Settings};
 use clap::{Arg, ArgAction, Command};
 use jiff::Timestamp;
 
-use self::picture::Picture;
+use self::picture::{Picture, SpoolFile};
 use crate::command_line;
 use crate::commands::{Call, Order};
 use crate::output;
 use crate::settings::read::{Mistakes, Reader};
-use crate::settings::{MAX_AGE, OperatorSettings, Role};
+use crate::settings::{MAX_AGE, OperatorSettings, Role, SPOOL, SPOOL_MAX_BYTES};
 
 const ROLES: &[Role] = &[Role::Operator, Role::Status];
 /// How often it is tried whether the queue can be used: the first connection may take too long.
@@ -32,6 +34,10 @@ const AFTER_HELP: &str = "\
 Exits 0 when the queue can be used, an ingress and a worker are ready, and nothing is paused;
 else 1. Dead letters do not count: they wait for a person, and the bot goes on.
 
+While the broker cannot be used, events wait in the spools of the ingresses. The one that
+CHICKWORK_SPOOL names is looked into then, if it is there. CHICKWORK_QUEUE may also lead to a
+spool (sqlite:spool.db): then it exits 0 when nothing waits in it.
+
 --json prints one object with these fields; null is what is not known:
   queue            the file, or the nodes of the broker
   up               whether it can be used
@@ -39,12 +45,14 @@ else 1. Dead letters do not count: they wait for a person, and the bot goes on.
   troubles         sentences: why it does not work
   processes        each that reported in the last 30 s: process, host, pid, release, since,
                    roles, ready, not_ready (why), stopping, posting, last_webhook_at, reported_at
-  waiting          events and replies that wait to be worked on
+  waiting          events and replies that wait to be worked on, and events in spools
   oldest_seconds   since when the oldest of them has been here
   later            those that are put off
   dead             dead letters
   unfinished       events of the last CHICKWORK_MAX_AGE that have not come to an end
   unfinished_oldest_seconds
+  spools           each spool: process, host, pid (the ingress that tells of it) or path (looked
+                   into on this machine), events, oldest_seconds, bytes, max_bytes
   queues           each queue: queue, jobs, consumers
   account_limit    of the worker that posts: calls, left, until
   pauses           step, reason, until
@@ -70,26 +78,27 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
     let mut reader = Reader::new(&call.given, ROLES);
     let settings = OperatorSettings::read(&mut reader);
     let max_age = reader.get(&MAX_AGE);
-    let (settings, max_age) = reader.finish(settings.zip(max_age))?;
+    let spool = reader.get(&SPOOL).zip(reader.get(&SPOOL_MAX_BYTES));
+    let read = settings.zip(max_age.zip(spool));
+    let (settings, (max_age, (path, max_bytes))) = reader.finish(read)?;
+    let spool = SpoolSettings { path, max_bytes };
     let OperatorSettings { logging, queue } = settings;
     let json = call.flags.get_flag("json");
     Ok(Order {
         logging,
-        work: Box::pin(run(queue, max_age, json)),
+        work: Box::pin(run(queue, spool, max_age, json)),
     })
 }
 
-async fn run(settings: Settings, max_age: Duration, json: bool) -> anyhow::Result<ExitCode> {
-    let picture = match Queue::open_existing(settings).await {
-        Ok(queue) => {
-            let picture = look(&queue, max_age).await;
-            queue.close(CLOSE_LIMIT).await;
-            picture
-        }
-        Err(error) => Picture {
-            down: Some(error.to_string()),
-            ..Picture::default()
-        },
+async fn run(
+    settings: Settings,
+    spool: SpoolSettings,
+    max_age: Duration,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let picture = match pointed_at_a_spool(&settings.location, &spool).await {
+        Some(picture) => picture,
+        None => look_at_all(settings, &spool, max_age).await,
     };
     let mut out = io::stdout().lock();
     let written = if json {
@@ -104,6 +113,64 @@ async fn run(settings: Settings, max_age: Duration, json: bool) -> anyhow::Resul
         ExitCode::FAILURE
     };
     output::end(written, code)
+}
+
+/// What is to be told of a spool that was given in the place of the queue.
+async fn pointed_at_a_spool(location: &Location, spool: &SpoolSettings) -> Option<Picture> {
+    let Location::Sqlite(path) = location else {
+        return None;
+    };
+    let spool = SpoolSettings {
+        path: path.clone(),
+        max_bytes: spool.max_bytes,
+    };
+    // What is no spool is looked at as a queue, which tells what is wrong with it.
+    let file = spool_file(&spool).await.ok()??;
+    Some(Picture {
+        now: Timestamp::now(),
+        queue: Some(file.path.clone()),
+        spool: Some(file),
+        of_spool_alone: true,
+        ..Picture::default()
+    })
+}
+
+/// The spool at this place, if there is one.
+async fn spool_file(settings: &SpoolSettings) -> Result<Option<SpoolFile>, OpenError> {
+    let path = std::path::absolute(&settings.path).unwrap_or_else(|_| settings.path.clone());
+    let spooled = look_at_spool(settings).await?;
+    Ok(spooled.map(|spooled| SpoolFile {
+        path: path.display().to_string(),
+        spooled,
+    }))
+}
+
+async fn look_at_all(settings: Settings, spool: &SpoolSettings, max_age: Duration) -> Picture {
+    let on_broker = matches!(settings.location, Location::Amqp(_));
+    let picture = match Queue::open_existing(settings).await {
+        Ok(queue) => {
+            let picture = look(&queue, max_age).await;
+            queue.close(CLOSE_LIMIT).await;
+            picture
+        }
+        Err(error) => Picture {
+            now: Timestamp::now(),
+            down: Some(error.to_string()),
+            ..Picture::default()
+        },
+    };
+    if picture.down.is_none() || !on_broker {
+        return picture;
+    }
+    let spool = spool_file(spool).await.unwrap_or_else(|error| {
+        log::warn!("CHICKWORK_SPOOL: {error}");
+        None
+    });
+    Picture {
+        on_broker,
+        spool,
+        ..picture
+    }
 }
 
 /// Looks at everything once.

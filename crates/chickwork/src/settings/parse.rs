@@ -77,6 +77,17 @@ pub(crate) fn location(text: &str) -> Result<Location, String> {
     }
 }
 
+/// The path of a file.
+pub(crate) fn path(text: &str) -> Result<PathBuf, String> {
+    match text.strip_prefix("sqlite:") {
+        Some(path) => Err(format!("is the path of a file; did you mean `{path}`?")),
+        None if text == ":memory:" => {
+            Err("what is kept in memory would not survive a crash; name a file".to_owned())
+        }
+        None => Ok(PathBuf::from(text)),
+    }
+}
+
 fn amqp_node(node: &str) -> Result<(), String> {
     let rest = node
         .strip_prefix("amqp://")
@@ -243,6 +254,53 @@ pub(crate) fn concurrency(text: &str) -> Result<u16, String> {
     match text.parse() {
         Ok(number) if (1..=1024).contains(&number) => Ok(number),
         _ => Err("is not a number from 1 to 1024".to_owned()),
+    }
+}
+
+/// Units of sizes. Those of a letter alone mean one thing to some programs and the other to others.
+const SIZES: &[(&str, u64)] = &[
+    ("", 1),
+    ("B", 1),
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+    ("kB", 1_000),
+    ("KB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+];
+
+/// A size: `512MiB`, `1GiB`, `1GB`, or a number of bytes.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.trim_start();
+    let wrong = "is not a size such as `512MiB`, `1GiB` or a number of bytes";
+    let number: u64 = number.parse().map_err(|_| wrong.to_owned())?;
+    if let Some((_, bytes)) = SIZES.iter().find(|(name, _)| *name == unit) {
+        return number.checked_mul(*bytes).ok_or_else(|| wrong.to_owned());
+    }
+    let meant = unit.get(..1).and_then(|letter| {
+        let letter = letter.to_ascii_uppercase();
+        let meant = format!("{letter}iB");
+        SIZES
+            .iter()
+            .any(|(name, _)| *name == meant)
+            .then_some(meant)
+    });
+    Err(match meant {
+        Some(meant) => format!("{wrong}; did you mean `{number}{meant}`?"),
+        None => wrong.to_owned(),
+    })
+}
+
+pub(crate) fn spool_bytes(text: &str) -> Result<u64, String> {
+    // Room for some webhooks of the largest size, and less than SQLite's limit.
+    match bytes(text)? {
+        bytes if (1 << 20..=1 << 40).contains(&bytes) => Ok(bytes),
+        _ => Err("is not between 1MiB and 1TiB".to_owned()),
     }
 }
 
@@ -418,6 +476,48 @@ mod tests {
             assert!(rate(wrong).is_err(), "{wrong}");
         }
         assert!(rate("300/5").is_err_and(|error| error.contains("`5s`")));
+    }
+
+    #[test]
+    fn sizes_are_bytes_or_have_a_unit() {
+        let cases = [
+            ("1048576", Some(1_048_576)),
+            ("512MiB", Some(512 << 20)),
+            ("512 MiB", Some(512 << 20)),
+            ("1GiB", Some(1 << 30)),
+            ("1GB", Some(1_000_000_000)),
+            ("10kB", Some(10_000)),
+            ("7B", Some(7)),
+            ("", None),
+            ("GiB", None),
+            ("-1GiB", None),
+            ("1.5GiB", None),
+            ("1G", None),
+            ("1gib", None),
+            ("1 GiB of it", None),
+            ("1é", None),
+            ("99999999999999999999", None),
+            ("99999999999TiB", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(bytes(text).ok(), expected, "{text}");
+        }
+        for (text, meant) in [("1G", "`1GiB`"), ("512mb", "`512MiB`")] {
+            assert!(
+                bytes(text).is_err_and(|error| error.contains(meant)),
+                "{text}"
+            );
+        }
+        assert_eq!(spool_bytes("1MiB"), Ok(1 << 20));
+        assert!(spool_bytes("0").is_err_and(|error| error.contains("between 1MiB and 1TiB")));
+        assert!(spool_bytes("1MB").is_err());
+    }
+
+    #[test]
+    fn a_file_is_named_by_its_path() {
+        assert_eq!(path("/var/lib/s.db"), Ok("/var/lib/s.db".into()));
+        assert!(path("sqlite:s.db").is_err_and(|error| error.contains("`s.db`")));
+        assert!(path(":memory:").is_err());
     }
 
     #[test]

@@ -421,19 +421,27 @@ impl AmqpClaim {
             settlement,
             outcomes,
         } = settled;
-        let results = outcomes.iter().filter(|outcome| outcome.is_result());
-        let mut messages: Vec<_> = results
+        let is_result = outcomes.iter().any(Outcome::is_result);
+        let (proofs, others): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(Outcome::is_proof);
+        // That a job is dead stands before its letter is there: no word of a person about the letter
+        // can come in between.
+        let mut messages: Vec<_> = proofs
+            .iter()
             .map(|outcome| self.broker.outcome_message(outcome))
             .collect();
         messages.extend(self.next_state(&settlement));
         let whose = match settlement {
             // An answer that was paid for is stored, and the result of a post told, whoever has
             // the job by now; anything else would be a second copy of somebody else's job.
-            Settlement::Next(_) | Settlement::Done => Whose::Anybodys,
-            Settlement::Later(..) | Settlement::Bury { .. } | Settlement::GiveBack => Whose::Ours,
+            Settlement::Next(_) => Whose::Anybodys,
+            Settlement::Done if is_result => Whose::Anybodys,
+            Settlement::Done
+            | Settlement::Later(..)
+            | Settlement::Bury { .. }
+            | Settlement::GiveBack => Whose::Ours,
         };
         self.store_until_lost(&delivery, whose, &messages).await?;
-        for outcome in outcomes.iter().filter(|outcome| !outcome.is_result()) {
+        for outcome in &others {
             self.broker.record(outcome);
         }
         match within(delivery.ack(BasicAckOptions::default())).await {
@@ -554,7 +562,7 @@ impl AmqpClaim {
             deaths: self.job.deaths,
         };
         let message = self.delayed(delay, history);
-        self.replace_by(message).await;
+        self.replace_by(&[message]).await;
     }
 
     /// What a newer release wrote waits for one, a minute at a time, and garbage is buried; either
@@ -576,7 +584,7 @@ impl AmqpClaim {
                     properties,
                     body: self.content.body.clone(),
                 };
-                self.replace_by(message).await;
+                self.replace_by(&[message]).await;
             }
             Unreadable::Newer(error) => {
                 let letter = self.letter_of(properties, Cause::Newer, &error);
@@ -590,25 +598,23 @@ impl AmqpClaim {
     }
 
     async fn bury(mut self, letter: super::Message, cause: Cause, error: String) {
-        if self.replace_by(letter).await {
+        let dead = self
+            .content
+            .dead(self.source.step, cause, error.clone(), Timestamp::now());
+        let told = self.broker.outcome_message(&dead);
+        if self.replace_by(&[told, letter]).await {
             crate::figures::dead(cause);
             log::error!(id:% = self.content.id, cause = cause.as_str(); "given up: {error}");
-            self.broker.record(&self.content.dead(
-                self.source.step,
-                cause,
-                error,
-                Timestamp::now(),
-            ));
         }
     }
 
-    /// Stores the message, then acks the delivery.
-    async fn replace_by(&mut self, message: super::Message) -> bool {
+    /// Stores the messages, then acks the delivery.
+    async fn replace_by(&mut self, messages: &[super::Message]) -> bool {
         let Some(delivery) = self.delivery.take() else {
             return false;
         };
         let stored = self
-            .store_until_lost(&delivery, Whose::Ours, &[message])
+            .store_until_lost(&delivery, Whose::Ours, messages)
             .await;
         if let Err(error) = stored {
             log::warn!(id:% = self.content.id; "a job could not be put away and comes back: {error}");

@@ -2,6 +2,7 @@
 //! that a message is stored, [`claims`] for consuming. Facts and measurements behind the rules: the
 //! RabbitMQ documentation on quorum queues, streams, confirms and dead lettering, and our own tests.
 
+mod audit;
 mod claims;
 mod connection;
 mod copies;
@@ -165,27 +166,29 @@ impl Broker {
     }
 
     /// Stores an event in the ask queue, confirmed. Its archive copy goes another way and is not
-    /// waited for: a copy that reached the archive proves nothing about the ask queue.
+    /// waited for: a copy that reached the archive proves nothing about the ask queue. It goes only
+    /// once the event is stored: a broker that fails is tried with the same event again and again, and
+    /// copies of that would soon be all that waits to be copied.
     pub(crate) async fn publish(&self, event: &Event) -> Result<(), BrokerError> {
         let content = Content::of_event(event);
         let properties = wire::properties(&content, History::default(), false);
-        self.copy(event, &properties);
         let address = Address {
             exchange: self.names().way_in(),
             key: "ask".to_owned(),
         };
-        self.store(&Message {
+        let message = Message {
             address,
             properties,
             body: content.body,
-        })
-        .await
+        };
+        self.store(&message).await?;
+        self.copy(event, &message.properties);
+        Ok(())
     }
 
     pub(crate) async fn bury(&self, event: &Event, error: &str) -> Result<(), BrokerError> {
         let content = Content::of_event(event);
         let properties = wire::properties(&content, History::default(), false);
-        self.copy(event, &properties);
         let now = Timestamp::now();
         let error = crate::shortened(error, Settlement::LONGEST_ERROR);
         let burial = Burial {
@@ -195,13 +198,18 @@ impl Broker {
             error: &error,
             at: now,
         };
-        let letter = dead::letter(self.names(), &burial, properties, content.body.clone());
-        self.store(&letter).await?;
-        self.record(&content.dead(Step::Receive, Cause::Malformed, error, now));
+        let body = content.body.clone();
+        let letter = dead::letter(self.names(), &burial, properties.clone(), body);
+        let outcome = content.dead(Step::Receive, Cause::Malformed, error, now);
+        let told = self.outcome_message(&outcome);
+        // Side by side: either may take all the time that there is.
+        tokio::try_join!(self.store(&letter), self.store(&told))?;
+        self.copy(event, &properties);
         Ok(())
     }
 
-    /// Here the copy is all there is, so it is confirmed.
+    /// Here the copy and the reason are all there is, so they are confirmed; side by side, as either
+    /// may take all the time that there is.
     pub(crate) async fn archive(&self, event: &Event, reason: &str) -> Result<(), BrokerError> {
         let content = Content::of_event(event);
         let properties = wire::properties(&content, History::default(), false);
@@ -219,9 +227,11 @@ impl Broker {
         } else {
             Routing::Optional
         };
-        self.inner.publishing.publish(&message, routing).await?;
         let reason = reason.to_owned();
-        self.record(&content.outcome(What::Ignored { reason }, Timestamp::now()));
+        let outcome = content.outcome(What::Ignored { reason }, Timestamp::now());
+        let told = self.outcome_message(&outcome);
+        let copied = self.inner.publishing.publish(&message, routing);
+        tokio::try_join!(copied, self.store(&told))?;
         Ok(())
     }
 

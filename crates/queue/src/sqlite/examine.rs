@@ -1,76 +1,204 @@
-//! Looks at a queue file, or at the place where there will be one, without touching either.
+//! Looks at a queue file, or at an ingress's spool, or at the place where there will be one, without
+//! touching either, and says in sentences how it is.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
 use rustix::fs::Access;
 
-use super::{APPLICATION_ID, BUSY_LIMIT, SCHEMA_VERSION, TABLES};
+use super::look::{self, Holds, Seen, Unreadable, beside};
+use super::{OpenError, SCHEMA_VERSION};
 use crate::examine::Finding;
+use crate::report::SpoolReport;
+use crate::spool::SpoolSettings;
+use crate::spool::place::{LOCK, SET_ASIDE};
 
 /// How long all of it may take: a dead file server answers nothing, ever.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Larger files are not read from end to end.
-const LARGEST_CHECKED: u64 = 256 * 1024 * 1024;
 /// Less room than this is worth a word.
 const LITTLE_ROOM: u64 = 100 * 1024 * 1024;
+/// As many files that were set aside are named.
+const MOST_NAMED: usize = 5;
 
-const FILE: &str = "queue file";
-const FOLDER: &str = "queue folder";
+/// What a file is for, in the words of the findings about it.
+#[derive(Debug)]
+struct Use {
+    file: &'static str,
+    folder: &'static str,
+    setting: &'static str,
+    example: &'static str,
+    /// Where several machines are concerned.
+    shared: &'static str,
+}
 
+const QUEUE: Use = Use {
+    file: "queue file",
+    folder: "queue folder",
+    setting: "CHICKWORK_QUEUE",
+    example: "CHICKWORK_QUEUE=sqlite:/var/lib/chickwork/chickwork.db",
+    shared: "For several machines use RabbitMQ.",
+};
+
+const SPOOL: Use = Use {
+    file: "spool",
+    folder: "spool folder",
+    setting: "CHICKWORK_SPOOL",
+    example: "CHICKWORK_SPOOL=/var/lib/chickwork/spool.db",
+    shared: "Each ingress has a spool of its own.",
+};
+
+/// Looks at a queue file.
 pub(crate) async fn examine(path: &Path) -> Vec<Finding> {
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let (tell, told) = tokio::sync::oneshot::channel();
-    // On a thread of its own, for which nobody has to wait if it hangs.
-    let examined = path.clone();
-    let started = std::thread::Builder::new()
-        .name("examining".to_owned())
-        .spawn(move || drop(tell.send(look(&examined))));
-    let findings = match started {
-        Ok(_) => tokio::time::timeout(LIMIT, told).await,
-        Err(error) => {
-            let says = format!("{} cannot be looked at: {error}.", path.display());
-            return vec![Finding::wrong(FILE, says, "Free memory, and try again.")];
+    findings(&QUEUE, path, |path| {
+        let is_there = match there(&QUEUE, path) {
+            Ok(is_there) => is_there,
+            Err(finding) => return vec![finding],
+        };
+        let finding = if is_there {
+            protected(&QUEUE, path).unwrap_or_else(|| of_queue(path, look::check(path)))
+        } else {
+            let says = format!("There is none yet; {} will be created.", path.display());
+            Finding::notice(QUEUE.file, says)
+        };
+        let mut findings = vec![finding];
+        findings.extend(place(&QUEUE, path));
+        findings
+    })
+    .await
+}
+
+/// Looks at the spool of an ingress.
+pub(crate) async fn examine_spool(settings: &SpoolSettings) -> Vec<Finding> {
+    let max_bytes = settings.max_bytes;
+    findings(&SPOOL, &settings.path, move |path| {
+        let path = &look::resolved(path);
+        let is_there = match there(&SPOOL, path) {
+            Ok(is_there) => is_there,
+            Err(finding) => return vec![finding],
+        };
+        let mut findings = vec![if is_there {
+            protected(&SPOOL, path).unwrap_or_else(|| of_spool(path, look::check(path), max_bytes))
+        } else {
+            let says = format!("There is none yet; {} will be created.", path.display());
+            Finding::good(SPOOL.file, says)
+        }];
+        findings.extend(set_aside(path));
+        findings.extend(place(&SPOOL, path));
+        let bytes = std::fs::metadata(path).map_or(0, |file| file.len());
+        findings.extend(too_large(path, bytes, max_bytes));
+        findings
+    })
+    .await
+}
+
+/// What the file of a spool holds, if it is one and is there.
+pub(crate) async fn look_at_spool(
+    settings: &SpoolSettings,
+) -> Result<Option<SpoolReport>, OpenError> {
+    let max_bytes = settings.max_bytes;
+    let looked = apart(&settings.path, move |path| {
+        if !path.is_file() {
+            return Ok(None);
         }
-    };
-    findings.ok().and_then(Result::ok).unwrap_or_else(|| {
-        let says = format!("Looking at {} took too long.", path.display());
-        let cure =
-            "See whether its disk or file server answers. The queue needs a disk of this machine.";
-        vec![Finding::wrong(FILE, says, cure)]
+        match look::glance(path) {
+            Ok(seen) => Ok(spooled(&seen, max_bytes)),
+            Err(why) => Err(unusable(path.to_owned(), why)),
+        }
+    });
+    looked.await.unwrap_or_else(|reason| {
+        Err(OpenError::Unusable {
+            path: settings.path.clone(),
+            reason,
+        })
     })
 }
 
-fn look(path: &Path) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    match std::fs::metadata(path) {
-        Ok(file) if !file.is_file() => {
-            let says = format!("{} is no file, but a folder or a device.", path.display());
-            let cure =
-                "Name a file, for instance CHICKWORK_QUEUE=sqlite:/var/lib/chickwork/chickwork.db.";
-            return vec![Finding::wrong(FILE, says, cure)];
-        }
-        Ok(_) => findings.push(protected(path).unwrap_or_else(|| contents(path))),
-        Err(error) if error.kind() == ErrorKind::NotFound && folder.is_dir() => {
-            let says = format!("There is none yet; {} will be created.", path.display());
-            findings.push(Finding::notice(FILE, says));
-        }
-        Err(error) => {
-            let says = format!("{} cannot be there: {error}.", path.display());
-            let cure = "Create the folder, or correct CHICKWORK_QUEUE.";
-            return vec![Finding::wrong(FILE, says, cure)];
-        }
+fn unusable(path: PathBuf, why: Unreadable) -> OpenError {
+    match why {
+        Unreadable::Foreign => OpenError::Foreign(path),
+        Unreadable::Newer(version) => OpenError::Newer {
+            path,
+            version: i32::try_from(version).unwrap_or(i32::MAX),
+        },
+        Unreadable::Damaged(reason) => OpenError::Damaged { path, reason },
+        why @ (Unreadable::Locked | Unreadable::Failed(_)) => OpenError::Unusable {
+            path,
+            reason: why.to_string(),
+        },
     }
-    findings.extend(place(folder));
-    findings
 }
 
-/// What keeps us from writing to a file that is there, or to one of those that SQLite keeps beside it.
-fn protected(path: &Path) -> Option<Finding> {
-    let all = [path.to_owned(), beside(path, "-wal"), beside(path, "-shm")];
+fn spooled(seen: &Seen, max_bytes: u64) -> Option<SpoolReport> {
+    let Holds::Spool { events, oldest } = seen.holds else {
+        return None;
+    };
+    Some(SpoolReport {
+        events,
+        oldest,
+        bytes: seen.used,
+        max_bytes,
+    })
+}
+
+/// What is found about the file at this path.
+async fn findings(
+    of: &'static Use,
+    path: &Path,
+    look: impl FnOnce(&Path) -> Vec<Finding> + Send + 'static,
+) -> Vec<Finding> {
+    apart(path, look).await.unwrap_or_else(|why| {
+        let says = format!("{} cannot be looked at: {why}.", path.display());
+        let cure = "See whether its disk or file server answers. The file has to be on a disk of this machine.";
+        vec![Finding::wrong(of.file, says, cure)]
+    })
+}
+
+/// Looks on a thread of its own, for which nobody has to wait if it hangs. The error says why there
+/// is nothing to be told.
+async fn apart<T: Send + 'static>(
+    path: &Path,
+    look: impl FnOnce(&Path) -> T + Send + 'static,
+) -> Result<T, String> {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let (tell, told) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("examining".to_owned())
+        .spawn(move || drop(tell.send(look(&path))))
+        .map_err(|error| error.to_string())?;
+    let told = tokio::time::timeout(LIMIT, told).await;
+    told.ok()
+        .and_then(Result::ok)
+        .ok_or_else(|| "it took too long".to_owned())
+}
+
+/// Whether there is a file already; an error is what keeps one from being there.
+fn there(of: &Use, path: &Path) -> Result<bool, Finding> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    match std::fs::metadata(path) {
+        Ok(file) if file.is_file() => Ok(true),
+        Ok(_) => {
+            let says = format!("{} is no file, but a folder or a device.", path.display());
+            let cure = format!("Name a file, for instance {}.", of.example);
+            Err(Finding::wrong(of.file, says, cure))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound && folder.is_dir() => Ok(false),
+        Err(error) => {
+            let says = format!("{} cannot be there: {error}.", path.display());
+            let cure = format!("Create the folder, or correct {}.", of.setting);
+            Err(Finding::wrong(of.file, says, cure))
+        }
+    }
+}
+
+/// What keeps us from writing to a file that is there, or to one of those that are kept beside it.
+fn protected(of: &Use, path: &Path) -> Option<Finding> {
+    let all = [
+        path.to_owned(),
+        beside(path, "-wal"),
+        beside(path, "-shm"),
+        beside(path, LOCK),
+    ];
     all.into_iter().find_map(|file| {
         let error = rustix::fs::access(&file, Access::READ_OK | Access::WRITE_OK).err()?;
         if error == rustix::io::Errno::NOENT {
@@ -78,132 +206,209 @@ fn protected(path: &Path) -> Option<Finding> {
         }
         let error = std::io::Error::from(error);
         let says = format!("{} may not be written to by this user: {error}.", file.display());
-        let cure = "Give this user read and write access to the file and to those beside it that end in -wal and -shm.";
-        Some(Finding::wrong(FILE, says, cure))
+        let cure = "Give this user read and write access to the file and to those beside it whose names begin alike.";
+        Some(Finding::wrong(of.file, says, cure))
     })
 }
 
-/// What the file holds.
-fn contents(path: &Path) -> Finding {
-    let is_open = || beside(path, "-wal").exists();
-    let found = if is_open() {
-        read(path, open(path))
-    } else {
-        match read(path, open_still(path)) {
-            // Somebody has opened it meanwhile.
-            Err(_) if is_open() => read(path, open(path)),
-            found => found,
+/// How a queue file is.
+fn of_queue(path: &Path, seen: Result<Seen, Unreadable>) -> Finding {
+    let shown = path.display();
+    match seen {
+        Ok(Seen {
+            holds: Holds::Nothing,
+            ..
+        }) => {
+            let says = format!("{shown} is empty; the queue will be created in it.");
+            Finding::notice(QUEUE.file, says)
+        }
+        Ok(Seen {
+            holds: Holds::Queue { jobs, dead },
+            bytes,
+            ..
+        }) => {
+            let (jobs, dead) = (counted(jobs, "job"), counted(dead, "dead letter"));
+            let size = size(bytes);
+            let says = format!("{shown} ({size}) is in order; it holds {jobs} and {dead}.");
+            Finding::good(QUEUE.file, says)
+        }
+        Ok(Seen {
+            holds: Holds::Spool { events, .. },
+            ..
+        }) => {
+            let events = counted(events, "event");
+            let says = format!(
+                "{shown} is no queue, but the spool of an ingress, with {events} for a broker."
+            );
+            let cure = "Name another file in CHICKWORK_QUEUE, or the broker.";
+            Finding::wrong(QUEUE.file, says, cure)
+        }
+        Err(Unreadable::Foreign) => {
+            let says = format!("{shown} is not a Chickwork queue.");
+            let cure = "Move it away, or name another file in CHICKWORK_QUEUE.";
+            Finding::wrong(QUEUE.file, says, cure)
+        }
+        Err(Unreadable::Newer(version)) => {
+            let says =
+                format!("{shown} has version {version}; this release knows {SCHEMA_VERSION}.");
+            Finding::wrong(QUEUE.file, says, "Use the newer release that wrote it.")
+        }
+        Err(Unreadable::Damaged(what)) => {
+            let says = format!("{shown} is damaged: {what}.");
+            let cure = "Stop every process that uses it, keep a copy of it and of the files beside it, and save what can be read with \
+                        `sqlite3 FILE .recover`; or start with a new file.";
+            Finding::wrong(QUEUE.file, says, cure)
+        }
+        Err(why @ (Unreadable::Locked | Unreadable::Failed(_))) => failed(&QUEUE, path, &why),
+    }
+}
+
+/// How a spool is.
+fn of_spool(path: &Path, seen: Result<Seen, Unreadable>, max_bytes: u64) -> Finding {
+    let shown = path.display();
+    match seen {
+        Ok(Seen {
+            holds: Holds::Nothing,
+            ..
+        }) => {
+            let says = format!("{shown} is empty; the spool will be created in it.");
+            Finding::good(SPOOL.file, says)
+        }
+        Ok(Seen {
+            holds: Holds::Spool { events, oldest },
+            used,
+            ..
+        }) => {
+            let spooled = SpoolReport {
+                events,
+                oldest,
+                bytes: used,
+                max_bytes,
+            };
+            of_spooled(path, &spooled, look::user(path).as_deref())
+        }
+        Ok(Seen {
+            holds: Holds::Queue { .. },
+            ..
+        }) => {
+            let says = format!("{shown} is a queue in its own right, and no spool.");
+            let cure = "Name another file in CHICKWORK_SPOOL; the spool needs one of its own.";
+            Finding::wrong(SPOOL.file, says, cure)
+        }
+        Err(Unreadable::Foreign) => {
+            let says = format!(
+                "{shown} is not a Chickwork file; an ingress would set it aside and begin a new one."
+            );
+            let cure = "Name another file in CHICKWORK_SPOOL, or move this one away.";
+            Finding::wrong(SPOOL.file, says, cure)
+        }
+        Err(Unreadable::Newer(version)) => {
+            let says = format!(
+                "{shown} has version {version}; this release knows {SCHEMA_VERSION}, and would set it aside."
+            );
+            let cure = "Start an ingress of the newer release with it once more, until the broker has its events.";
+            Finding::wrong(SPOOL.file, says, cure)
+        }
+        Err(Unreadable::Damaged(what)) => {
+            let says = format!("{shown} is damaged: {what}. An ingress would set it aside.");
+            let cure = "Keep a copy of it and of the files beside it. `sqlite3 FILE .recover | sqlite3 NEW` saves what can be read, and an \
+                        ingress with CHICKWORK_SPOOL=NEW forwards that. See whether the disk is failing.";
+            Finding::wrong(SPOOL.file, says, cure)
+        }
+        Err(why @ (Unreadable::Locked | Unreadable::Failed(_))) => failed(&SPOOL, path, &why),
+    }
+}
+
+/// How much a spool holds that is in order, and who uses it.
+fn of_spooled(path: &Path, spooled: &SpoolReport, user: Option<&str>) -> Finding {
+    let shown = path.display();
+    let used_by = match user {
+        Some(process) => format!("{process} uses it"),
+        None => "no process uses it just now".to_owned(),
+    };
+    let SpoolReport {
+        events,
+        bytes,
+        max_bytes,
+        ..
+    } = spooled;
+    if *events == 0 {
+        let says = format!("{shown} is in order; {used_by}, and nothing waits in it.");
+        return Finding::good(SPOOL.file, says);
+    }
+    let wait = if *events == 1 { "waits" } else { "wait" };
+    let since = match spooled.oldest {
+        Some(oldest) => format!(", the oldest since {oldest:.0}"),
+        None => String::new(),
+    };
+    let says = format!(
+        "{} {wait} in {shown}{since}, and {used_by}. {} of {} are in use.",
+        counted(*events, "event"),
+        size(*bytes),
+        size(*max_bytes)
+    );
+    let cure = match (user, spooled.is_nearly_full()) {
+        (None, _) => "Start an ingress with this CHICKWORK_SPOOL: it brings them to the broker.",
+        (Some(_), false) => "They go to the broker by themselves as soon as it takes them.",
+        (Some(_), true) => {
+            "Get the broker going, or raise CHICKWORK_SPOOL_MAX_BYTES: once the spool is full, webhooks are refused."
         }
     };
-    found.unwrap_or_else(|problem| problem)
+    Finding::notice(SPOOL.file, says).with_cure(cure)
 }
 
-fn open(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    connection.busy_timeout(BUSY_LIMIT)?;
-    Ok(connection)
-}
-
-/// Opens a file that nobody has open: SQLite would leave files beside it, unless it is told that this
-/// one cannot change.
-fn open_still(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-    Connection::open_with_flags(format!("file:{}?immutable=1", encoded(path)), flags)
-}
-
-/// Reads what the file says of itself, from end to end unless it is large.
-fn read(path: &Path, opened: rusqlite::Result<Connection>) -> Result<Finding, Finding> {
-    let unreadable = |error: rusqlite::Error| unreadable(path, &error);
-    let connection = opened.map_err(unreadable)?;
-    let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
-    let shown = path.display();
-    if number("SELECT count(*) FROM sqlite_schema").map_err(unreadable)? == 0 {
-        let says = format!("{shown} is empty; the queue will be created in it.");
-        return Ok(Finding::notice(FILE, says));
+/// What an ingress has set aside because it could not be used, and nobody has looked after since.
+fn set_aside(path: &Path) -> Option<Finding> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let begins = beside(Path::new(path.file_name()?), SET_ASIDE);
+    let begins = begins.as_os_str().as_encoded_bytes();
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.file_name()))
+        .filter(|name| name.as_encoded_bytes().starts_with(begins))
+        .map(|name| name.to_string_lossy().into_owned())
+        .filter(|name| !name.ends_with("-wal") && !name.ends_with("-shm"))
+        .collect();
+    names.sort();
+    let more = match names.len().checked_sub(MOST_NAMED) {
+        None | Some(0) => String::new(),
+        Some(more) => format!(" and {more} more"),
+    };
+    names.truncate(MOST_NAMED);
+    if names.is_empty() {
+        return None;
     }
-    if number("PRAGMA application_id").map_err(unreadable)? != i64::from(APPLICATION_ID) {
-        return Err(foreign(path));
-    }
-    let version = number("PRAGMA user_version").map_err(unreadable)?;
-    if version > i64::from(SCHEMA_VERSION) {
-        let says = format!("{shown} has version {version}; this release knows {SCHEMA_VERSION}.");
-        let cure = "Use the newer release that wrote it.";
-        return Err(Finding::wrong(FILE, says, cure));
-    }
-    // Not the file's own size: in a file that is in use most of it may lie in the one beside it.
-    let pages = number("PRAGMA page_count").map_err(unreadable)?;
-    let page = number("PRAGMA page_size").map_err(unreadable)?;
-    let bytes = pages.cast_unsigned().saturating_mul(page.cast_unsigned());
-    if bytes <= LARGEST_CHECKED {
-        let verdict: String = connection
-            .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
-            .map_err(unreadable)?;
-        if verdict != "ok" {
-            return Err(damaged(path, &verdict));
-        }
-    }
-    for table in TABLES {
-        let sql =
-            format!("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = '{table}'");
-        if number(&sql).map_err(unreadable)? == 0 {
-            return Err(damaged(path, &format!("the table {table} is missing")));
-        }
-    }
-    let jobs = number("SELECT count(*) FROM jobs").map_err(unreadable)?;
-    let dead = number("SELECT count(*) FROM dead").map_err(unreadable)?;
-    let (jobs, dead) = (counted(jobs, "job"), counted(dead, "dead letter"));
-    let size = size(bytes);
-    let says = format!("{shown} ({size}) is in order; it holds {jobs} and {dead}.");
-    Ok(Finding::good(FILE, says))
+    let says = format!(
+        "Set aside in {}, and not brought to the broker: {}{more}.",
+        folder.display(),
+        names.join(", ")
+    );
+    let cure = "`sqlite3 FILE .recover | sqlite3 NEW` saves what can be read of a spool, and an ingress with CHICKWORK_SPOOL=NEW \
+                forwards that. Then move it away.";
+    Some(Finding::notice(SPOOL.file, says).with_cure(cure))
 }
 
 /// So many of them: `1 job`, `12 jobs`.
-fn counted(number: i64, one: &str) -> String {
+fn counted(number: u64, one: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {one}{plural}")
 }
 
-fn unreadable(path: &Path, error: &rusqlite::Error) -> Finding {
-    match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::NotADatabase) => foreign(path),
-        Some(rusqlite::ErrorCode::DatabaseCorrupt) => damaged(path, &error.to_string()),
-        Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
-            let says = format!("{} is locked by another program.", path.display());
-            Finding::wrong(
-                FILE,
-                says,
-                "End whatever keeps it locked, for instance a sqlite3 shell or a backup.",
-            )
+/// The file is there, and nothing can be said of what is in it.
+fn failed(of: &Use, path: &Path, why: &Unreadable) -> Finding {
+    let cure = match why {
+        Unreadable::Locked => {
+            "End whatever keeps it locked, for instance a sqlite3 shell or a backup."
         }
-        _ => {
-            let says = format!("{} cannot be read: {error}.", path.display());
-            Finding::wrong(
-                FILE,
-                says,
-                "See whether it is a file that this user may read and write.",
-            )
-        }
-    }
+        _ => "See whether it is a file that this user may read and write.",
+    };
+    let says = format!("{} {why}.", path.display());
+    Finding::wrong(of.file, says, cure)
 }
 
-fn foreign(path: &Path) -> Finding {
-    let says = format!("{} is not a Chickwork queue.", path.display());
-    Finding::wrong(
-        FILE,
-        says,
-        "Move it away, or name another file in CHICKWORK_QUEUE.",
-    )
-}
-
-fn damaged(path: &Path, what: &str) -> Finding {
-    let says = format!("{} is damaged: {what}.", path.display());
-    let cure = "Stop every process that uses it, keep a copy of it and of the files beside it, and save what can be read with \
-                `sqlite3 FILE .recover`; or start with a new file.";
-    Finding::wrong(FILE, says, cure)
-}
-
-/// What is wrong with the folder, or with what lies below it.
-fn place(folder: &Path) -> Vec<Finding> {
+/// What is wrong with the folder of the file, or with what lies below it.
+fn place(of: &Use, path: &Path) -> Vec<Finding> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
     let mut findings = Vec::new();
     if let Err(error) = rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK) {
         let error = std::io::Error::from(error);
@@ -211,45 +416,77 @@ fn place(folder: &Path) -> Vec<Finding> {
             "{} may not be written to by this user: {error}.",
             folder.display()
         );
-        let cure = "Give this user write access to the folder: SQLite keeps two more files beside the queue.";
-        findings.push(Finding::wrong(FOLDER, says, cure));
+        let cure = format!(
+            "Give this user write access to the folder: SQLite keeps two more files beside the {}.",
+            of.file
+        );
+        findings.push(Finding::wrong(of.folder, says, cure));
     }
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let resolved = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-    if let Some(kind) = file_system(&mounts, &resolved)
+    let kind = file_system(&mounts, &resolved);
+    if let Some(kind) = kind
         && let Some(remote) = remote(kind)
     {
-        let cure = "Put the file on a disk of this machine. For several machines use RabbitMQ.";
+        let cure = format!("Put the file on a disk of this machine. {}", of.shared);
         findings.push(match remote {
             Remote::Surely => {
                 let says = format!(
                     "{} is on a network file system ({kind}): SQLite's write-ahead log does not work there, and events would be lost.",
                     folder.display()
                 );
-                Finding::wrong(FOLDER, says, cure)
+                Finding::wrong(of.folder, says, cure)
             }
             Remote::Perhaps => {
                 let says = format!(
                     "{} is on a file system of the kind {kind}: if that leads to another machine, SQLite's write-ahead log does not work there.",
                     folder.display()
                 );
-                Finding::notice(FOLDER, says).with_cure(cure)
+                Finding::notice(of.folder, says).with_cure(cure)
             }
         });
     }
-    if let Ok(there) = rustix::fs::statvfs(folder) {
-        let room = there.f_bavail.saturating_mul(there.f_frsize);
-        if room < LITTLE_ROOM {
-            let says = format!(
-                "Only {} are left on the disk of {}.",
-                size(room),
-                folder.display()
-            );
-            let cure = "Make room: once the disk is full, webhooks are refused.";
-            findings.push(Finding::notice(FOLDER, says).with_cure(cure));
-        }
+    if let Some(kind) = kind.filter(|kind| is_passing(kind)) {
+        let says = format!(
+            "{} is on a file system of the kind {kind}: what lies there is gone with the container, or after a restart.",
+            folder.display()
+        );
+        let cure = "Put the file on a disk or a volume that stays: what is in it has been answered with 200.";
+        findings.push(Finding::notice(of.folder, says).with_cure(cure));
+    }
+    if let Some(room) = room(folder).filter(|room| *room < LITTLE_ROOM) {
+        let says = format!(
+            "Only {} are left on the disk of {}.",
+            size(room),
+            folder.display()
+        );
+        let cure = "Make room: once the disk is full, webhooks are refused.";
+        findings.push(Finding::notice(of.folder, says).with_cure(cure));
     }
     findings
+}
+
+/// What is left on the disk, in bytes.
+fn room(folder: &Path) -> Option<u64> {
+    let there = rustix::fs::statvfs(folder).ok()?;
+    Some(there.f_bavail.saturating_mul(there.f_frsize))
+}
+
+/// The disk has less room than the spool is allowed: a note, as it has to be full first.
+fn too_large(path: &Path, bytes: u64, max_bytes: u64) -> Option<Finding> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let room = room(folder)?;
+    if room.saturating_add(bytes) >= max_bytes {
+        return None;
+    }
+    let says = format!(
+        "CHICKWORK_SPOOL_MAX_BYTES allows {}, and only {} are left on the disk of {}.",
+        size(max_bytes),
+        size(room),
+        folder.display()
+    );
+    let cure = "Make room, or lower it: a full disk refuses webhooks just as a full spool does, and troubles others too.";
+    Some(Finding::notice(SPOOL.folder, says).with_cure(cure))
 }
 
 /// The kind of file system that the folder is on, by Linux's list of mounts: of the mount point that
@@ -319,33 +556,17 @@ fn remote(kind: &str) -> Option<Remote> {
     }
 }
 
-fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    PathBuf::from(name)
-}
-
-/// A path as SQLite wants it in a URI.
-fn encoded(path: &Path) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
-    let bytes = path.as_os_str().as_encoded_bytes().iter();
-    bytes
-        .map(|&byte| {
-            if plain(byte) {
-                char::from(byte).to_string()
-            } else {
-                format!("%{byte:02X}")
-            }
-        })
-        .collect()
-}
-
 fn size(bytes: u64) -> String {
     match bytes {
         0..10_000 => format!("{bytes} bytes"),
         10_000..10_000_000 => format!("{} KB", bytes / 1_000),
         _ => format!("{} MB", bytes / 1_000_000),
     }
+}
+
+/// Whether a file system ends with its container or its machine.
+fn is_passing(kind: &str) -> bool {
+    ["overlay", "ramfs", "tmpfs"].contains(&kind)
 }
 
 #[cfg(test)]
@@ -390,13 +611,6 @@ mod tests {
         ] {
             assert_eq!(remote(kind), expected, "{kind}");
         }
-    }
-
-    #[test]
-    fn a_path_is_one_for_a_uri_whatever_is_in_it() {
-        assert_eq!(
-            encoded(Path::new("/tmp/a b?#%ộ.db")),
-            "/tmp/a%20b%3F%23%25%E1%BB%99.db"
-        );
+        assert!(is_passing("tmpfs") && !is_passing("xfs"));
     }
 }

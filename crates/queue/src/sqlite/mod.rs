@@ -2,12 +2,15 @@
 //! commit, readers beside it. Several processes on one machine may share the file: claims are
 //! leases, and a sleeping process looks for work of others every [`LOOK_EVERY`].
 
+mod audit;
 mod claims;
 mod dead;
 pub(crate) mod examine;
+mod look;
 mod records;
 mod report;
 mod rows;
+mod spool;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -22,6 +25,7 @@ use tokio::sync::watch;
 pub(crate) use claims::{SqliteClaim, SqliteClaims};
 pub(crate) use dead::{DeadRead, DeadTaking};
 pub(crate) use records::{ArchiveRead, OutcomesFollow, OutcomesRead};
+pub(crate) use spool::{Put, SpoolFile, salvage};
 use writer::Writer;
 
 use crate::Settings;
@@ -76,6 +80,28 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
+impl StoreError {
+    /// Whether the file's contents are not what they should be.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self, Self::Sqlite(error) if is_damage(error))
+    }
+
+    /// Whether there is no room on the disk.
+    pub(crate) fn is_full_disk(&self) -> bool {
+        let is_full = |error: &rusqlite::Error| {
+            error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+        };
+        matches!(self, Self::Sqlite(error) if is_full(error))
+    }
+}
+
+/// Whether SQLite says that what it read is no database, or a damaged one.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    let code = error.sqlite_error_code();
+    code.is_some_and(|code| matches!(code, DatabaseCorrupt | NotADatabase))
+}
+
 /// The queue file could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -97,6 +123,12 @@ pub enum OpenError {
     /// It is somebody else's file.
     #[error("{} is not a Chickwork queue; move it away or name another file", .0.display())]
     Foreign(PathBuf),
+    /// It holds events on their way to a broker.
+    #[error("{} is the spool of an ingress; name another file for the queue", .0.display())]
+    Spool(PathBuf),
+    /// It is a queue in its own right, to be used as a spool.
+    #[error("{} is a queue, and no spool", .0.display())]
+    Queue(PathBuf),
     /// It is from a newer release.
     #[error("{} has version {version}, this release knows {SCHEMA_VERSION}: use the newer release", path.display())]
     Newer {
@@ -108,6 +140,22 @@ pub enum OpenError {
     /// The broker's address cannot be used.
     #[error("{0}")]
     Broker(String),
+    /// It cannot be read to its end.
+    #[error("{} cannot be opened: {reason} (`chickwork doctor` says what to do)", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        reason: String,
+    },
+    /// Its disk is full or failing, or somebody is busy with it: what may be over soon.
+    #[error("{} cannot be opened: {reason} (`chickwork doctor` says what to do)", path.display())]
+    Failing {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        reason: String,
+    },
     /// SQLite or the file system says no.
     #[error("{} cannot be opened: {reason} (`chickwork doctor` says what to do)", path.display())]
     Unusable {
@@ -130,19 +178,21 @@ struct Inner {
     bots: Vec<BotName>,
     archive_keep: Duration,
     outcomes_keep: Duration,
-    writer: Writer,
     /// For looking whether there is work; SQLite's readers do not wait for its writer.
     looks: Mutex<Connection>,
     /// For listings, which may take long.
     listings: Mutex<Connection>,
     /// Changes with every commit of this process.
     written: watch::Receiver<u64>,
+    /// Dropped last: its thread says when the file is closed.
+    writer: Writer,
 }
 
 impl Store {
     /// Opens the file, and creates it if there is none. Ends its background work with its last handle.
     pub(crate) async fn open(path: &Path, settings: &Settings) -> Result<Self, OpenError> {
-        let store = Self::open_with(path, settings, OpenFlags::default()).await?;
+        let purpose = Purpose::Queue;
+        let store = Self::open_with(path, settings, OpenFlags::default(), purpose).await?;
         tokio::spawn(tidy(Arc::downgrade(&store.inner)));
         Ok(store)
     }
@@ -162,45 +212,64 @@ impl Store {
             }
         }
         let flags = OpenFlags::default().difference(OpenFlags::SQLITE_OPEN_CREATE);
-        Self::open_with(&absolute, settings, flags).await
+        Self::open_with(&absolute, settings, flags, Purpose::Look).await
     }
 
     async fn open_with(
         path: &Path,
         settings: &Settings,
         flags: OpenFlags,
+        purpose: Purpose,
     ) -> Result<Self, OpenError> {
         let (path, archive_keep) = (path.to_owned(), settings.archive_keep);
         let (bots, outcomes_keep) = (settings.bots.clone(), settings.outcomes_keep());
         tokio::task::spawn_blocking(move || {
-            let connection = prepare(&path, flags)?;
-            let unusable = |reason: String| OpenError::Unusable {
-                path: path.clone(),
-                reason,
-            };
-            let reader = || open_reader(&path).map_err(|error| unusable(error.to_string()));
-            let (looks, listings) = (Mutex::new(reader()?), Mutex::new(reader()?));
-            let (tell, written) = watch::channel(0);
-            let writer = Writer::start(connection, move || {
-                tell.send_modify(|count| *count += 1);
-            })
-            .map_err(|error| unusable(error.to_string()))?;
-            let inner = Inner {
-                path,
-                bots,
-                archive_keep,
-                outcomes_keep,
-                writer,
-                looks,
-                listings,
-                written,
-            };
-            Ok(Self {
-                inner: Arc::new(inner),
-            })
+            let connection = prepare(&path, flags, purpose)?;
+            Self::on(connection, path, bots, archive_keep, outcomes_keep)
         })
         .await
         .unwrap_or_else(|_| unreachable!("opening does not panic, and nobody aborts it"))
+    }
+
+    /// Begins to work on a file that has been prepared.
+    fn on(
+        connection: Connection,
+        path: PathBuf,
+        bots: Vec<BotName>,
+        archive_keep: Duration,
+        outcomes_keep: Duration,
+    ) -> Result<Self, OpenError> {
+        let unusable = |reason: String| OpenError::Unusable {
+            path: path.clone(),
+            reason,
+        };
+        let reader = || open_reader(&path).map_err(|error| unusable(error.to_string()));
+        let (looks, listings) = (Mutex::new(reader()?), Mutex::new(reader()?));
+        let (tell, written) = watch::channel(0);
+        let writer = Writer::start(connection, move || {
+            tell.send_modify(|count| *count += 1);
+        })
+        .map_err(|error| unusable(error.to_string()))?;
+        let inner = Inner {
+            path,
+            bots,
+            archive_keep,
+            outcomes_keep,
+            looks,
+            listings,
+            written,
+            writer,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Lets go of the file and waits until it is closed, which it is with the last handle.
+    async fn closed(self) {
+        let mut written = self.written();
+        drop(self);
+        while written.changed().await.is_ok() {}
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -365,14 +434,35 @@ impl Store {
 /// Jobs and the receipt of the oldest, by queue.
 pub(crate) type Sizes = BTreeMap<String, (u64, Option<Timestamp>)>;
 
+/// What a file is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// Events are answered from it.
+    Queue,
+    /// Events wait in it for a broker.
+    Spool,
+    /// A person looks into it, whichever of the two it is.
+    Look,
+}
+
 /// Opens the file for writing, checks that it is ours, and makes it so if it is new.
-fn prepare(path: &Path, flags: OpenFlags) -> Result<Connection, OpenError> {
-    let unusable = |error: rusqlite::Error| match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::ReadOnly) => OpenError::ReadOnly(path.to_owned()),
-        _ => OpenError::Unusable {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        },
+fn prepare(path: &Path, flags: OpenFlags, purpose: Purpose) -> Result<Connection, OpenError> {
+    use rusqlite::ErrorCode;
+    let unusable = |error: rusqlite::Error| {
+        let (path, reason) = (path.to_owned(), error.to_string());
+        match error.sqlite_error_code() {
+            Some(ErrorCode::ReadOnly) => OpenError::ReadOnly(path),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                OpenError::Damaged { path, reason }
+            }
+            Some(
+                ErrorCode::DiskFull
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked,
+            ) => OpenError::Failing { path, reason },
+            _ => OpenError::Unusable { path, reason },
+        }
     };
     let connection = Connection::open_with_flags(path, flags).map_err(unusable)?;
     connection.busy_timeout(BUSY_LIMIT).map_err(unusable)?;
@@ -405,7 +495,7 @@ fn prepare(path: &Path, flags: OpenFlags) -> Result<Connection, OpenError> {
     };
     for table in TABLES.iter().filter(|_| version > 0) {
         if !has(table).map_err(unusable)? {
-            return Err(OpenError::Unusable {
+            return Err(OpenError::Damaged {
                 path: path.to_owned(),
                 reason: format!(
                     "its table {table} is missing; put a good copy in its place, or move it away"
@@ -413,24 +503,35 @@ fn prepare(path: &Path, flags: OpenFlags) -> Result<Connection, OpenError> {
             });
         }
     }
+    let is_spool = has(&spool::TABLE).map_err(unusable)?;
+    match purpose {
+        Purpose::Queue if is_spool => return Err(OpenError::Spool(path.to_owned())),
+        Purpose::Spool if version > 0 && !is_spool => {
+            return Err(OpenError::Queue(path.to_owned()));
+        }
+        Purpose::Queue | Purpose::Spool | Purpose::Look => {}
+    }
     connection
         .pragma_update(None, "journal_mode", "WAL")
         .map_err(unusable)?;
     connection
         .pragma_update(None, "synchronous", "FULL")
         .map_err(unusable)?;
-    create(&connection).map_err(unusable)?;
+    create(&connection, purpose).map_err(unusable)?;
     Ok(connection)
 }
 
 /// Creates the tables unless another process has just done so.
-fn create(connection: &Connection) -> rusqlite::Result<()> {
+fn create(connection: &Connection, purpose: Purpose) -> rusqlite::Result<()> {
     connection.execute_batch("BEGIN IMMEDIATE")?;
     let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if version == 0 {
         connection.execute_batch(include_str!("schema.sql"))?;
         connection.pragma_update(None, "application_id", APPLICATION_ID)?;
         connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        if purpose == Purpose::Spool {
+            connection.execute_batch(spool::SCHEMA)?;
+        }
     }
     connection.execute_batch(report::TABLE)?;
     // A lease that ends later than any can was written before the clock was set back.
@@ -504,11 +605,11 @@ mod tests {
         let path = folder.path().join("queue.db");
         std::fs::write(&path, "").expect("an empty file");
         let existing = OpenFlags::default().difference(OpenFlags::SQLITE_OPEN_CREATE);
-        let empty = prepare(&path, existing).expect_err("it is empty");
+        let empty = prepare(&path, existing, Purpose::Look).expect_err("it is empty");
         assert!(matches!(empty, OpenError::Empty(_)), "{empty}");
-        drop(prepare(&path, OpenFlags::default())?);
+        drop(prepare(&path, OpenFlags::default(), Purpose::Queue)?);
         let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY;
-        let protected = prepare(&path, read_only).expect_err("it may only be read");
+        let protected = prepare(&path, read_only, Purpose::Queue).expect_err("it may only be read");
         assert!(matches!(protected, OpenError::ReadOnly(_)), "{protected}");
         Ok(())
     }
@@ -516,7 +617,8 @@ mod tests {
     #[test]
     fn a_commit_is_synced_to_the_disk_before_it_is_answered() -> Result<(), OpenError> {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let connection = prepare(&folder.path().join("queue.db"), OpenFlags::default())?;
+        let path = folder.path().join("queue.db");
+        let connection = prepare(&path, OpenFlags::default(), Purpose::Queue)?;
         let pragma = |name: &str| {
             connection
                 .pragma_query_value(None, name, |row| row.get::<_, String>(0))

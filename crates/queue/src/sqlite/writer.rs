@@ -42,7 +42,12 @@ impl Writer {
         let (tasks, line) = sync_channel(LONGEST_LINE);
         thread::Builder::new()
             .name("queue-writer".to_owned())
-            .spawn(move || run(&connection, &line, written))?;
+            .spawn(move || {
+                run(&connection, &line, &written);
+                // In this order: whoever waits for the end of the writes waits for a closed file.
+                drop(connection);
+                drop(written);
+            })?;
         Ok(Self { tasks })
     }
 
@@ -109,7 +114,7 @@ pub(super) async fn wait<T>(answered: &mut Answered<T>) -> Result<T, StoreError>
     }
 }
 
-fn run(connection: &Connection, line: &Receiver<Task>, written: impl Fn()) {
+fn run(connection: &Connection, line: &Receiver<Task>, written: &impl Fn()) {
     while let Ok(first) = line.recv() {
         let group = std::iter::once(first).chain(line.try_iter().take(LARGEST_GROUP - 1));
         commit(connection, group);
@@ -147,10 +152,12 @@ fn in_savepoint<T>(
     task: impl FnOnce(&Connection) -> rusqlite::Result<T>,
 ) -> rusqlite::Result<T> {
     connection.execute_batch("SAVEPOINT task")?;
-    let result = task(connection);
-    connection.execute_batch(match result {
-        Ok(_) => "RELEASE task",
-        Err(_) => "ROLLBACK TO task; RELEASE task",
-    })?;
-    result
+    match task(connection) {
+        Ok(done) => connection.execute_batch("RELEASE task").map(|()| done),
+        Err(error) => {
+            // Fails too where SQLite has ended the whole transaction; the error says why.
+            let _ = connection.execute_batch("ROLLBACK TO task; RELEASE task");
+            Err(error)
+        }
+    }
 }

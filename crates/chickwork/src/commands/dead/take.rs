@@ -361,7 +361,8 @@ enum End {
     Unread,
 }
 
-fn reason(text: &str) -> Result<String, String> {
+/// A reason on the command line.
+pub(crate) fn reason(text: &str) -> Result<String, String> {
     match text.len() {
         0 => Err("is empty".to_owned()),
         1..=LONGEST_REASON if text.contains(char::is_control) => {

@@ -10,6 +10,7 @@ use chickwork_chatwork::id::AccountId;
 use chickwork_chatwork::signature::Token;
 use chickwork_queue::event::BotName;
 use chickwork_queue::examine::Finding;
+use chickwork_queue::spool::SpoolSettings;
 use chickwork_queue::{Declare, Location};
 use chickwork_sandbox::{DEMO_API_KEY, DEMO_API_TOKEN, DEMO_WEBHOOK_TOKEN};
 
@@ -18,7 +19,8 @@ use crate::settings::read::{Given, Reader};
 use crate::settings::{
     ACCOUNT_LIMIT, ADMIN_LISTEN, API_TOKEN, API_URL, ARCHIVE_KEEP, CONCURRENCY, DECLARE, DRAIN,
     FALLBACK, IGNORE_ACCOUNTS, LISTEN, MAX_AGE, NAMESPACE, QUEUE, ROOM_LIMIT, Role, SENDER_LIMIT,
-    SIMSIMI_API_KEY, SIMSIMI_API_URL, SIMSIMI_LANG, WEBHOOK_TOKEN, WebhookTokens,
+    SIMSIMI_API_KEY, SIMSIMI_API_URL, SIMSIMI_LANG, SPOOL, SPOOL_MAX_BYTES, WEBHOOK_TOKEN,
+    WebhookTokens,
 };
 
 /// What Chatwork documents for an account.
@@ -60,6 +62,8 @@ pub(super) struct Readable {
     drain: Option<Duration>,
     pub(super) admin_listen: Option<SocketAddr>,
     pub(super) listen: Option<SocketAddr>,
+    spool: Option<PathBuf>,
+    spool_max_bytes: Option<u64>,
     webhook_tokens: Option<WebhookTokens>,
     concurrency: Option<u16>,
     max_age: Option<Duration>,
@@ -73,9 +77,10 @@ pub(super) struct Readable {
     pub(super) simsimi_url: Option<String>,
     pub(super) simsimi_key: Option<Secret>,
     pub(super) lang: Option<&'static str>,
-    /// Whether these two were given, whatever they say.
+    /// Whether these were given, whatever they say.
     namespace_given: bool,
     declare_given: bool,
+    spool_given: bool,
     /// The files with secrets, by setting.
     secret_files: Vec<(&'static str, PathBuf)>,
 }
@@ -96,6 +101,9 @@ impl Readable {
         };
         if roles.contains(&Role::Ingress) {
             readable.listen = reader.get(&LISTEN);
+            readable.spool = reader.get(&SPOOL);
+            readable.spool_max_bytes = reader.get(&SPOOL_MAX_BYTES);
+            readable.spool_given = given.says(&SPOOL.about);
             readable.webhook_tokens = reader.require(&WEBHOOK_TOKEN);
         }
         if roles.contains(&Role::Worker) {
@@ -136,6 +144,15 @@ impl Readable {
             archive_keep: self.archive_keep?,
         })
     }
+
+    /// The spool, where the process is to have one: an ingress on a broker.
+    pub(super) fn spool(&self) -> Option<SpoolSettings> {
+        matches!(self.location, Some(Location::Amqp(_))).then_some(())?;
+        Some(SpoolSettings {
+            path: self.spool.clone()?,
+            max_bytes: self.spool_max_bytes?,
+        })
+    }
 }
 
 /// Everything that deserves a second thought.
@@ -164,6 +181,7 @@ const CHECKS: &[fn(&Readable) -> Option<Finding>] = &[
     file_for_one_role,
     namespace_of_a_file,
     declare_of_a_file,
+    spool_of_a_file,
     forgetful_archive,
     impatient,
     patient_drain,
@@ -383,6 +401,16 @@ fn declare_of_a_file(settings: &Readable) -> Option<Finding> {
             "CHICKWORK_DECLARE has no effect, as the queue is a file",
         )
         .with_cure("Unset it.")
+    })
+}
+
+fn spool_of_a_file(settings: &Readable) -> Option<Finding> {
+    (is_file(settings) && settings.spool_given).then(|| {
+        Finding::notice(
+            SPOOL.about.name,
+            "CHICKWORK_SPOOL has no effect, as the queue is a file",
+        )
+        .with_cure("Unset it: events are safe in the queue's own file.")
     })
 }
 
@@ -719,6 +747,14 @@ mod tests {
                 ],
                 Notice,
                 "CHICKWORK_DECLARE has no effect",
+            ),
+            (
+                &[
+                    ("CHICKWORK_QUEUE", "sqlite:a.db"),
+                    ("CHICKWORK_SPOOL", "spool.db"),
+                ],
+                Notice,
+                "CHICKWORK_SPOOL has no effect",
             ),
             (
                 &[("CHICKWORK_ARCHIVE_KEEP", "30m")],

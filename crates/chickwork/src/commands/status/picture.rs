@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chickwork_queue::job::Step;
-use chickwork_queue::report::{AccountLimit, Depth, Paused, Report, Unfinished};
+use chickwork_queue::report::{AccountLimit, Depth, Paused, Report, SpoolReport, Unfinished};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -14,6 +14,8 @@ use crate::words;
 const SILENCE: SignedDuration = SignedDuration::from_hours(24);
 /// A reason is shown up to this length, in characters.
 const LONGEST_REASON: usize = 300;
+/// The name of a machine is shown up to this length, in characters.
+const LONGEST_HOST: usize = 64;
 
 /// What was seen at one time; `None` where something could not be seen.
 #[derive(Debug, Clone, Default)]
@@ -30,11 +32,30 @@ pub(super) struct Picture {
     pub(super) unfinished: Option<Unfinished>,
     /// The inner `None`: the archive has no event.
     pub(super) last_event: Option<Option<Timestamp>>,
+    /// Whether the queue is a broker, so that ingresses have spools.
+    pub(super) on_broker: bool,
+    /// A spool on this machine: what can be seen while the broker cannot, or what was pointed at.
+    pub(super) spool: Option<SpoolFile>,
+    /// It was pointed at that spool, which tells nothing else of the bot.
+    pub(super) of_spool_alone: bool,
+}
+
+/// A spool as it lies on the disk of this machine.
+#[derive(Debug, Clone)]
+pub(super) struct SpoolFile {
+    pub(super) path: String,
+    pub(super) spooled: SpoolReport,
 }
 
 impl Picture {
     /// Why the bot does not work; nothing if it does.
     pub(super) fn troubles(&self) -> Vec<String> {
+        if let Some(file) = self.spool_alone() {
+            return match file.spooled.events {
+                0 => Vec::new(),
+                _ => vec![self.waiting_in("this spool", &file.spooled)],
+            };
+        }
         if let Some(why) = &self.down {
             return vec![format!("the queue cannot be used: {why}")];
         }
@@ -67,6 +88,9 @@ impl Picture {
 
     /// The picture in sentences that could be read aloud.
     pub(super) fn lines(&self) -> Vec<String> {
+        if let Some(file) = self.spool_alone() {
+            return self.of_spool_file(file);
+        }
         let troubles = self.troubles();
         let mut lines = Vec::new();
         if troubles.is_empty() {
@@ -79,6 +103,7 @@ impl Picture {
         if let Some(queue) = &self.queue {
             lines.push(format!("Queue: {queue}."));
         }
+        lines.extend(self.of_spool_meanwhile());
         if self.down.is_some() && self.depths.is_none() {
             return lines;
         }
@@ -108,6 +133,7 @@ impl Picture {
             "dead": self.jobs(Depth::DEAD),
             "unfinished": self.unfinished.map(|unfinished| unfinished.count),
             "unfinished_oldest_seconds": seconds(self.unfinished.and_then(|unfinished| unfinished.oldest)),
+            "spools": self.spools(),
             "queues": depths.map(|depths| depths.iter().map(depth).collect::<Vec<_>>()),
             "account_limit": self.account_limit(),
             "pauses": self.reports.as_ref().map(|_| self.pauses()),
@@ -153,7 +179,73 @@ impl Picture {
                 .collect();
             lines.push(format!("  of different releases: {}", releases.join(", ")));
         }
+        for (report, spooled) in self.spooling() {
+            if spooled.events > 0 || spooled.is_nearly_full() {
+                let host = words::line(&report.host, LONGEST_HOST);
+                let spooled = self.of_spooled(spooled);
+                lines.push(format!("  {} on {host}: {spooled}", kind(report)));
+            }
+        }
         lines
+    }
+
+    /// How much waits in a spool, for whoever knows which.
+    fn of_spooled(&self, spooled: &SpoolReport) -> String {
+        let waits = self.waiting_in("its spool", spooled);
+        if spooled.is_nearly_full() {
+            format!("{waits}; it is {} % full", spooled.percent())
+        } else {
+            waits
+        }
+    }
+
+    /// The spool, if nothing else was looked at.
+    fn spool_alone(&self) -> Option<&SpoolFile> {
+        self.spool.as_ref().filter(|_| self.of_spool_alone)
+    }
+
+    /// What a spool tells that it was pointed at.
+    fn of_spool_file(&self, file: &SpoolFile) -> Vec<String> {
+        let path = &file.path;
+        let mut lines = vec![format!("{path} is the spool of an ingress.")];
+        lines.push(match file.spooled.events {
+            0 => "Nothing waits in it.".to_owned(),
+            _ => self.of_file(file, "it"),
+        });
+        lines.push(
+            "How the bot is, the broker knows: set CHICKWORK_QUEUE to its address.".to_owned(),
+        );
+        lines
+    }
+
+    /// What becomes of webhooks while a broker cannot be used.
+    fn of_spool_meanwhile(&self) -> Option<String> {
+        self.down.as_ref().filter(|_| self.on_broker)?;
+        Some(match &self.spool {
+            Some(file) if file.spooled.events > 0 => self.of_file(file, &file.path),
+            Some(file) => format!("Nothing waits in the spool {}.", file.path),
+            None => "Meanwhile each ingress keeps events in its spool: run this beside one, with its CHICKWORK_SPOOL, to see how many."
+                .to_owned(),
+        })
+    }
+
+    fn of_file(&self, file: &SpoolFile, name: &str) -> String {
+        let waits = self.waiting_in(name, &file.spooled);
+        format!("{waits}. It is {} % full.", file.spooled.percent())
+    }
+
+    /// So many events wait in such a place, and since when.
+    fn waiting_in(&self, place: &str, spooled: &SpoolReport) -> String {
+        let (wait, them) = match spooled.events {
+            1 => ("waits", "it"),
+            _ => ("wait", "them"),
+        };
+        let events = words::count(spooled.events, "event");
+        let oldest = match spooled.oldest {
+            Some(oldest) => format!(" (the oldest for {})", self.age(oldest)),
+            None => String::new(),
+        };
+        format!("{events} {wait} in {place}{oldest} until the broker takes {them}")
     }
 
     fn of_work(&self) -> Vec<String> {
@@ -269,16 +361,63 @@ impl Picture {
         limits.min_by_key(|limit| limit.left)
     }
 
+    /// The ingresses that tell of a spool.
+    fn spooling(&self) -> impl Iterator<Item = (&Report, &SpoolReport)> {
+        self.at_work()
+            .filter_map(|report| Some((report, report.spool.as_ref()?)))
+    }
+
+    /// The spools that are known, for programs.
+    fn spools(&self) -> Option<Vec<Value>> {
+        let told = self
+            .spooling()
+            .map(|(report, spooled)| self.spool(Some(report), None, spooled));
+        let seen = self
+            .spool
+            .iter()
+            .map(|file| self.spool(None, Some(&file.path), &file.spooled));
+        let known = self.reports.is_some() || self.spool.is_some();
+        known.then(|| told.chain(seen).collect())
+    }
+
+    fn spool(&self, report: Option<&Report>, path: Option<&str>, spooled: &SpoolReport) -> Value {
+        let SpoolReport {
+            events,
+            oldest,
+            bytes,
+            max_bytes,
+        } = spooled;
+        json!({
+            "process": report.map(|report| report.process),
+            "host": report.map(|report| &report.host),
+            "pid": report.map(|report| report.pid),
+            "path": path,
+            "events": events,
+            "oldest_seconds": oldest.map(|oldest| self.since(oldest).as_secs()),
+            "bytes": bytes,
+            "max_bytes": max_bytes,
+        })
+    }
+
     /// How much waits to be worked on, and since when.
     fn waiting(&self) -> Option<(u64, Option<Timestamp>)> {
+        if let Some(file) = self.spool_alone() {
+            return Some((file.spooled.events, file.spooled.oldest));
+        }
         let depths = self.depths.as_ref()?;
         let waiting = || {
             depths
                 .iter()
                 .filter(|depth| ![Depth::LATER, Depth::DEAD].contains(&depth.queue.as_str()))
         };
-        let count = waiting().map(|depth| depth.jobs).sum();
-        let told = waiting().filter_map(|depth| depth.oldest).min();
+        let spooled = || self.spooling().map(|(_, spooled)| spooled);
+        let in_queues: u64 = waiting().map(|depth| depth.jobs).sum();
+        let in_spools: u64 = spooled().map(|spooled| spooled.events).sum();
+        let count = in_queues + in_spools;
+        let told = waiting().filter_map(|depth| depth.oldest);
+        let told = told
+            .chain(spooled().filter_map(|spooled| spooled.oldest))
+            .min();
         // A broker does not tell; the archive does.
         let oldest = told
             .or_else(|| self.unfinished?.oldest)
@@ -402,7 +541,23 @@ mod tests {
             ]),
             unfinished: Some(Unfinished::default()),
             last_event: Some(Some(at(-65))),
-            down: None,
+            ..Picture::default()
+        }
+    }
+
+    fn spool(events: u64, percent: u64) -> SpoolReport {
+        SpoolReport {
+            events,
+            oldest: (events > 0).then(|| at(-120)),
+            bytes: percent * 1_000,
+            max_bytes: 100_000,
+        }
+    }
+
+    fn spool_file(events: u64) -> SpoolFile {
+        SpoolFile {
+            path: "/var/lib/spool.db".to_owned(),
+            spooled: spool(events, 3),
         }
     }
 
@@ -469,6 +624,99 @@ mod tests {
                 "The last webhook came 1 d ago: look at the webhook's edit screen whether Chatwork has switched it off.",
             ]
         );
+    }
+
+    #[test]
+    fn what_waits_in_a_spool_is_told_by_its_ingress_and_counted() {
+        let spooling = |events, percent| Report {
+            spool: Some(spool(events, percent)),
+            ..report(&["ingress"])
+        };
+        let mut fuller = spooling(1, 83);
+        fuller.host = "chick-2".to_owned();
+        let mut picture = picture(vec![
+            spooling(0, 0),
+            spooling(12, 3),
+            fuller,
+            report(&["worker"]),
+        ]);
+        picture.depths = Some(vec![depth("ask", 2, None)]);
+        assert_eq!(
+            picture.lines()[2..6],
+            [
+                "Processes: 3 ingress, 1 worker.",
+                "  ingress on chick-1: 12 events wait in its spool (the oldest for 2 min) until the broker takes them",
+                "  ingress on chick-2: 1 event waits in its spool (the oldest for 2 min) until the broker takes it; it is 83 % full",
+                "15 waiting, the oldest for 2 min.",
+            ]
+        );
+        let json = picture.json();
+        assert_eq!(json["waiting"], 15);
+        assert_eq!(json["oldest_seconds"], 120);
+        let spools = json["spools"].as_array().expect("a list");
+        let events: Vec<_> = spools
+            .iter()
+            .map(|spool| spool["events"].as_u64())
+            .collect();
+        assert_eq!(events, [Some(0), Some(12), Some(1)]);
+        assert_eq!(spools[2]["host"], "chick-2");
+        assert_eq!(spools[2]["path"], Value::Null);
+    }
+
+    #[test]
+    fn while_the_broker_is_away_the_spool_of_this_machine_is_told() {
+        let away = Picture {
+            down: Some("the broker cannot be reached".to_owned()),
+            on_broker: true,
+            now: at(0),
+            ..Picture::default()
+        };
+        let last = |picture: &Picture| picture.lines().pop().expect("it says something");
+        assert_eq!(
+            last(&away),
+            "Meanwhile each ingress keeps events in its spool: run this beside one, with its CHICKWORK_SPOOL, to see how many."
+        );
+        assert_eq!(away.json()["spools"], Value::Null);
+        let with = |events| Picture {
+            spool: Some(spool_file(events)),
+            ..away.clone()
+        };
+        assert_eq!(
+            last(&with(12)),
+            "12 events wait in /var/lib/spool.db (the oldest for 2 min) until the broker takes them. It is 3 % full."
+        );
+        assert_eq!(
+            last(&with(0)),
+            "Nothing waits in the spool /var/lib/spool.db."
+        );
+        let json = with(12).json();
+        assert_eq!(json["spools"][0]["path"], "/var/lib/spool.db");
+        assert_eq!(json["spools"][0]["events"], 12);
+        assert_eq!(json["waiting"], Value::Null, "the broker may hold more");
+        assert_eq!(json["works"], false);
+    }
+
+    #[test]
+    fn a_spool_that_is_pointed_at_is_told_as_one() {
+        let pointed_at = |events| Picture {
+            now: at(0),
+            queue: Some("/var/lib/spool.db".to_owned()),
+            spool: Some(spool_file(events)),
+            of_spool_alone: true,
+            ..Picture::default()
+        };
+        assert_eq!(
+            pointed_at(1).lines(),
+            [
+                "/var/lib/spool.db is the spool of an ingress.",
+                "1 event waits in it (the oldest for 2 min) until the broker takes it. It is 3 % full.",
+                "How the bot is, the broker knows: set CHICKWORK_QUEUE to its address.",
+            ]
+        );
+        assert_eq!(pointed_at(1).json()["waiting"], 1);
+        assert_eq!(pointed_at(1).json()["works"], false);
+        assert_eq!(pointed_at(0).lines()[1], "Nothing waits in it.");
+        assert_eq!(pointed_at(0).troubles(), [""; 0]);
     }
 
     #[test]

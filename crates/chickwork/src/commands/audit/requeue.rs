@@ -1,0 +1,252 @@
+//! `chickwork audit --requeue`: what nothing explains is put back, after a preview and with consent, one
+//! by one and not too fast.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use chickwork_queue::Queue;
+use chickwork_queue::audit::Audit;
+use chickwork_queue::event::{Event, EventId};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use jiff::Timestamp;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::super::dead::take;
+use crate::consent::Consent;
+use crate::progress::Progress;
+use crate::settings::parse::{self, Rate};
+use crate::shutdown::Shutdown;
+use crate::words;
+
+/// What stands in the outcomes unless a reason is given.
+const USUAL_REASON: &str = "audit --requeue";
+/// How long the event at hand may take once the command is to stop.
+const FINISH_LIMIT: Duration = Duration::from_secs(10);
+/// So many bytes of events are in memory at most, and one event: the archive is read for one batch
+/// after the other, as reading it must not take as long as putting back does.
+const LARGEST_BATCH: usize = 64 * 1024 * 1024;
+
+/// How what is unexplained is put back.
+#[derive(Debug)]
+pub(super) struct Requeue {
+    reason: String,
+    rate: Rate,
+    consent: Consent,
+}
+
+impl Requeue {
+    /// The command with the flags that have to do with it.
+    pub(super) fn flags(command: Command) -> Command {
+        command
+            .arg(
+                Arg::new("requeue")
+                    .long("requeue")
+                    .action(ArgAction::SetTrue)
+                    .help("Puts what is unexplained back to be asked about"),
+            )
+            .arg(
+                Arg::new("reason")
+                    .long("reason")
+                    .value_name("TEXT")
+                    .requires("requeue")
+                    .value_parser(take::reason)
+                    .help(format!(
+                        "Why; kept in the outcomes of each event [default: {USUAL_REASON}]"
+                    )),
+            )
+            .arg(
+                Arg::new("rate")
+                    .long("rate")
+                    .value_name("RATE")
+                    .requires("requeue")
+                    .value_parser(parse::rate)
+                    .help("Puts back at most so many in so much time [default: 10/1s]"),
+            )
+            .arg(Consent::flag().requires("requeue"))
+    }
+
+    /// What the flags say; `None`: nothing is to be put back.
+    pub(super) fn of(flags: &ArgMatches) -> Option<Self> {
+        let usual_rate = Rate {
+            calls: 10,
+            per: Duration::from_secs(1),
+        };
+        flags.get_flag("requeue").then(|| Self {
+            reason: flags
+                .get_one::<String>("reason")
+                .map_or(USUAL_REASON, String::as_str)
+                .to_owned(),
+            rate: flags.get_one("rate").copied().unwrap_or(usual_rate),
+            consent: Consent::of(flags),
+        })
+    }
+
+    /// Does it. True when everything was put back.
+    pub(super) async fn run(
+        &self,
+        queue: &Queue,
+        audit: &Audit,
+        since: Timestamp,
+    ) -> anyhow::Result<bool> {
+        let all = audit.unexplained.len() as u64;
+        if all == 0 {
+            words::tell("There is nothing to put back.");
+            return Ok(true);
+        }
+        let left: HashMap<EventId, u32> = audit
+            .unexplained
+            .iter()
+            .filter(|event| event.archived)
+            .map(|event| (event.id, event.replay))
+            .collect();
+        let archived = left.len() as u64;
+        for sentence in preview(archived, all - archived, audit.told_apart) {
+            words::tell(sentence);
+        }
+        if archived == 0 {
+            return Ok(false);
+        }
+        let these = words::count(archived, "event");
+        if !self.consent.to(format!("Put {these} back?")).await? {
+            words::tell("Nothing was changed.");
+            return Ok(false);
+        }
+        let done = self.put_back(queue, left, since).await?;
+        Ok(done == all)
+    }
+
+    /// Puts back what can be; returns how many that were.
+    async fn put_back(
+        &self,
+        queue: &Queue,
+        mut left: HashMap<EventId, u32>,
+        since: Timestamp,
+    ) -> anyhow::Result<u64> {
+        // From here on: a prompt is better interrupted in the usual way.
+        let (_trigger, shutdown) =
+            Shutdown::on_signals(FINISH_LIMIT).context("cannot wait for signals")?;
+        let mut pace = interval(self.rate.per / self.rate.calls);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let total = left.len() as u64;
+        let mut progress = Progress::of(total);
+        let end = 'all: loop {
+            let batch = match next_batch(queue, &left, since).await {
+                Ok(batch) if batch.is_empty() => break End::Reached,
+                Ok(batch) => batch,
+                Err(error) => break End::Failed(error),
+            };
+            for event in batch {
+                tokio::select! {
+                    biased;
+                    () = shutdown.requested() => break 'all End::Stopped,
+                    _ = pace.tick() => {}
+                }
+                // An event may be in the archive twice.
+                let Some(replay) = left.remove(&event.id) else {
+                    continue;
+                };
+                let put_back = queue.put_back(event, replay, &self.reason);
+                let put_back = tokio::select! {
+                    put_back = put_back => put_back,
+                    () = shutdown.deadline() => break 'all End::Stopped,
+                };
+                match put_back {
+                    Ok(()) => progress.step(),
+                    Err(error) => break 'all End::Failed(error.into()),
+                }
+            }
+        };
+        let done = progress.done();
+        drop(progress);
+        let rest = match &end {
+            _ if done == total => String::new(),
+            End::Reached => format!("; the archive has forgotten {}", total - done),
+            End::Stopped | End::Failed(_) => format!("; stopped, {} left", total - done),
+        };
+        words::tell(format_args!("{done} of {total} put back{rest}."));
+        match end {
+            End::Failed(error) => Err(error.context("the queue does not take them")),
+            End::Reached | End::Stopped => Ok(done),
+        }
+    }
+}
+
+/// How it ended.
+#[derive(Debug)]
+enum End {
+    /// Nothing is left that could be put back.
+    Reached,
+    /// A signal came.
+    Stopped,
+    Failed(anyhow::Error),
+}
+
+/// The next ones of those that are left, as far as memory allows.
+async fn next_batch(
+    queue: &Queue,
+    left: &HashMap<EventId, u32>,
+    since: Timestamp,
+) -> anyhow::Result<Vec<Event>> {
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    if left.is_empty() {
+        return Ok(batch);
+    }
+    let mut archived = queue.archive().read(since);
+    while bytes < LARGEST_BATCH
+        && let Some(event) = archived.next().await?
+    {
+        if left.contains_key(&event.id) {
+            bytes += event.body.len();
+            batch.push(event);
+        }
+    }
+    Ok(batch)
+}
+
+/// What will happen, in sentences.
+fn preview(archived: u64, others: u64, told_apart: bool) -> Vec<String> {
+    let mut sentences = Vec::new();
+    if archived > 0 {
+        sentences.push(format!(
+            "{} to be put back; SimSimi may be asked again {}. What turns out to be answered is not answered twice.",
+            words::count(archived, "event"),
+            words::count(archived, "time"),
+        ));
+    }
+    if archived > 0 && !told_apart {
+        sentences.push(
+            "Some of them still wait: those may be asked about twice, and are answered once."
+                .to_owned(),
+        );
+    }
+    if others > 0 {
+        sentences.push(format!(
+            "{} not in the archive, and cannot be put back.",
+            match others {
+                1 => "1 event is".to_owned(),
+                many => format!("{many} events are"),
+            }
+        ));
+    }
+    sentences
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_will_happen_is_said_before() {
+        let said = preview(3, 0, true);
+        let expected = "3 events to be put back; SimSimi may be asked again 3 times. What turns out to be answered is not answered twice.";
+        assert_eq!(said, [expected]);
+        let said = preview(1, 1, false);
+        assert!(said[1].contains("still wait"), "{said:?}");
+        assert_eq!(
+            said[2],
+            "1 event is not in the archive, and cannot be put back."
+        );
+        assert_eq!(preview(0, 2, false).len(), 1);
+    }
+}

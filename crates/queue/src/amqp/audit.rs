@@ -1,0 +1,37 @@
+//! What the audit of a queue needs of its broker.
+
+use jiff::Timestamp;
+
+use super::wire::{self, History};
+use super::{Address, Broker, BrokerError, Message};
+use crate::content::Content;
+use crate::event::Event;
+use crate::outcome::What;
+
+impl Broker {
+    /// Whether there is to be an archive.
+    pub(crate) fn keeps_archive(&self) -> bool {
+        self.inner.archived
+    }
+
+    /// Says that an event is back, and puts it back into the ask queue. The archive has it already.
+    pub(crate) async fn put_back(&self, event: &Event, reason: &str) -> Result<(), BrokerError> {
+        let content = Content::of_event(event);
+        let replayed = What::Replayed {
+            replay: event.replay,
+            reason: reason.to_owned(),
+        };
+        let told = self.outcome_message(&content.outcome(replayed, Timestamp::now()));
+        self.store(&told).await?;
+        let address = Address {
+            exchange: self.names().way_in(),
+            key: "ask".to_owned(),
+        };
+        self.store(&Message {
+            address,
+            properties: wire::properties(&content, History::default(), false),
+            body: content.body,
+        })
+        .await
+    }
+}

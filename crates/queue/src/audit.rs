@@ -1,0 +1,695 @@
+//! `chickwork audit`: what came in, held against what became of it. Looking changes nothing.
+//!
+//! An event that is neither at an end nor waiting anywhere is unexplained. What has come to an end the
+//! outcomes prove, as they are stored before the event is gone ([`Outcome::is_proof`]). What waits a
+//! file tells by id; a broker tells how many jobs wait, but not which, and not what its consumers hold
+//! at the moment. So on a broker it is looked again until nothing is open that is not known to wait.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
+use std::time::Duration;
+
+use chickwork_chatwork::id::{MessageId, RoomId};
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::amqp::BrokerError;
+use crate::course::{Course, Reasons, State};
+use crate::event::{AnswerKey, BotName, Event, EventId};
+use crate::job::Cause;
+use crate::outcome::{Outcome, What};
+use crate::report::Depth;
+use crate::{Backend, Queue, QueueError};
+
+/// Between two looks.
+const AGAIN: Duration = Duration::from_secs(1);
+/// So often it is looked when ids tell what waits: what happened during one look is seen by the next.
+const EXACT_LOOKS: u32 = 2;
+/// The next look goes so far back behind the last one: what was dated before it may be stored after it.
+const OVERLAP: SignedDuration = SignedDuration::from_secs(60);
+/// What a dead letter that a person dropped is counted as, among the causes.
+const DROPPED: &str = "dropped";
+
+/// Where every event has got to.
+#[derive(Debug, Clone)]
+pub struct Audit {
+    /// How many are where.
+    pub sums: Sums,
+    /// How many of those received are in the archive; `None`: there is none.
+    pub archived: Option<u64>,
+    /// The events that nothing explains, oldest first; more than there are by the sums where
+    /// `told_apart` is false.
+    pub unexplained: Vec<Unexplained>,
+    /// Whether it can be told which of the open events wait. If not, `unexplained` are those among
+    /// which the unexplained are.
+    pub told_apart: bool,
+    /// The messages that were answered twice.
+    pub twice: Vec<Twice>,
+}
+
+impl Audit {
+    /// Whether everything is explained, and nothing was said twice.
+    pub fn is_clean(&self) -> bool {
+        self.sums.unexplained == 0 && self.sums.twice == 0
+    }
+}
+
+/// How many events are where. The JSON fields are a contract.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Sums {
+    /// All of them: the sum of the next five.
+    pub received: u64,
+    /// Their messages have a reply.
+    pub answered: u64,
+    /// Nothing was to be said.
+    pub ignored: u64,
+    /// Given up, whether or not the dead letter is still there.
+    pub dead: u64,
+    /// Waiting to be worked on, at once or later.
+    pub waiting: u64,
+    /// None of these.
+    pub unexplained: u64,
+    /// Messages with two different replies.
+    pub twice: u64,
+    /// Those that were ignored, by reason.
+    pub ignored_by: BTreeMap<String, u64>,
+    /// Those that were given up, by cause; `dropped` where a person dropped the dead letter.
+    pub dead_by: BTreeMap<String, u64>,
+}
+
+/// An event that nothing explains. The JSON fields are a contract.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unexplained {
+    /// The event.
+    pub id: EventId,
+    /// The bot it was sent to.
+    pub bot: BotName,
+    /// The event's type; known from the archive.
+    #[serde(rename = "type")]
+    pub event_type: Option<&'static str>,
+    /// The room, where known.
+    pub room_id: Option<RoomId>,
+    /// The message, where known.
+    pub message_id: Option<MessageId>,
+    /// When the ingress received it.
+    pub received_at: Option<Timestamp>,
+    /// The last thing that happened to it, by its name among the outcomes.
+    pub last: Option<&'static str>,
+    /// When that happened.
+    #[serde(skip)]
+    pub last_at: Option<Timestamp>,
+    /// Whether it is in the archive, and so can be put back.
+    #[serde(skip)]
+    pub archived: bool,
+    /// How often a person has put it back in.
+    #[serde(skip)]
+    pub replay: u32,
+}
+
+/// A message that was answered twice. The JSON fields are a contract.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Twice {
+    /// Who answered.
+    #[serde(skip)]
+    pub bot: BotName,
+    /// The message's room.
+    pub room_id: RoomId,
+    /// The message.
+    pub message_id: MessageId,
+    /// The replies to it.
+    pub replies: Vec<MessageId>,
+}
+
+impl Queue {
+    /// Where every event that was received since then has got to. What is under way is given so long
+    /// to come to an end, and no longer than it takes.
+    ///
+    /// An event that is on its way through while this looks is counted if it was archived, or has an
+    /// outcome.
+    pub async fn audit(&self, since: Timestamp, wait: Duration) -> Result<Audit, QueueError> {
+        let until = Instant::now() + wait;
+        let mut books = Books::open(since, Timestamp::now());
+        let archived = books.read_archive(self).await?;
+        books.read_letters(self).await?;
+        let (mut from, mut looks) = (since, 0);
+        let balance = loop {
+            let begun = Timestamp::now();
+            let balance = books.look(self, from).await?;
+            looks += 1;
+            let looked_enough = balance.is_by_id && looks >= EXACT_LOOKS;
+            if balance.sums.unexplained == 0 || looked_enough || Instant::now() >= until {
+                break balance;
+            }
+            from = since.max(begun.saturating_sub(OVERLAP).unwrap_or(since));
+            tokio::time::sleep_until((Instant::now() + AGAIN).min(until)).await;
+        };
+        let mut audit = Audit {
+            sums: balance.sums,
+            archived,
+            told_apart: balance.told_apart,
+            unexplained: Vec::new(),
+            twice: Vec::new(),
+        };
+        if !balance.candidates.is_empty() || !books.posts.suspects.is_empty() {
+            let details = Details::of(balance.candidates, &books.posts);
+            (audit.unexplained, audit.twice) = details.read(self, since).await?;
+        }
+        audit.sums.twice = audit.twice.len() as u64;
+        Ok(audit)
+    }
+
+    /// Puts an event of the archive back in, to be worked on as if it had just come, after it was put
+    /// back `replay` times before. The outcomes say so first: stopped in between, the event is as
+    /// unexplained as before.
+    pub async fn put_back(
+        &self,
+        event: Event,
+        replay: u32,
+        reason: &str,
+    ) -> Result<(), QueueError> {
+        let event = Event {
+            put_back_at: Some(Timestamp::now()),
+            replay: event.replay.max(replay).saturating_add(1),
+            ..event
+        };
+        match &self.0 {
+            Backend::Sqlite(store) => Ok(store.put_back(&event, reason).await?),
+            Backend::Amqp(broker) => Ok(broker.put_back(&event, reason).await?),
+        }
+    }
+
+    /// Whether what came in is kept.
+    fn keeps_archive(&self) -> bool {
+        match &self.0 {
+            // Its table is always there.
+            Backend::Sqlite(_) => true,
+            Backend::Amqp(broker) => broker.keeps_archive(),
+        }
+    }
+
+    /// What waits, where ids tell.
+    async fn waiting_by_id(&self) -> Result<Option<HashSet<EventId>>, QueueError> {
+        match &self.0 {
+            Backend::Sqlite(store) => Ok(Some(store.waiting().await?)),
+            Backend::Amqp(_) => Ok(None),
+        }
+    }
+
+    async fn waiting_in_numbers(&self) -> Result<u64, QueueError> {
+        let depths = self.depths().await?;
+        let waiting = depths.iter().filter(|depth| depth.queue != Depth::DEAD);
+        Ok(waiting.map(|depth| depth.jobs).sum())
+    }
+}
+
+/// What is known of all events.
+#[derive(Debug)]
+struct Books {
+    since: Timestamp,
+    /// What was received after this is not looked for: there would be no end.
+    until: Timestamp,
+    /// Some 30 to 60 bytes each.
+    courses: HashMap<EventId, Course>,
+    letters: HashMap<EventId, Cause>,
+    reasons: Reasons,
+    posts: Posts,
+}
+
+impl Books {
+    fn open(since: Timestamp, until: Timestamp) -> Self {
+        Self {
+            since,
+            until,
+            courses: HashMap::new(),
+            letters: HashMap::new(),
+            reasons: Reasons::default(),
+            posts: Posts::default(),
+        }
+    }
+
+    /// Returns how many events the archive has; `None`: there is no archive.
+    async fn read_archive(&mut self, queue: &Queue) -> Result<Option<u64>, QueueError> {
+        if !queue.keeps_archive() {
+            return Ok(None);
+        }
+        let mut archived = queue.archive().read(self.since);
+        loop {
+            match archived.next().await {
+                Ok(Some(event)) => {
+                    self.courses.entry(event.id).or_default();
+                }
+                Ok(None) => return Ok(Some(self.courses.len() as u64)),
+                Err(QueueError::Amqp(BrokerError::Missing(_))) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Before the outcomes: what is put back meanwhile they tell.
+    async fn read_letters(&mut self, queue: &Queue) -> Result<(), QueueError> {
+        let mut letters = queue.dead_letters().read().await?;
+        while let Some(letter) = letters.next().await? {
+            if letter.received_at >= self.since {
+                self.courses.entry(letter.id).or_default();
+                self.letters.insert(letter.id, letter.cause);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the outcomes from this time on, and sees where every event is now.
+    async fn look(&mut self, queue: &Queue, from: Timestamp) -> Result<Balance, QueueError> {
+        // Ids are read before the outcomes: what is worked off in between has its end there. Mere
+        // numbers are read after them: else they would count as waiting what has ended meanwhile, and
+        // so hide as many events that nothing explains.
+        let by_id = queue.waiting_by_id().await?;
+        let mut outcomes = queue.outcomes().read(from);
+        while let Some(outcome) = outcomes.next().await? {
+            self.take_in(&outcome);
+        }
+        let waits = match by_id {
+            Some(ids) => Waits::These(ids),
+            None => Waits::SoMany(queue.waiting_in_numbers().await?),
+        };
+        Ok(self.balance(&waits, Timestamp::now()))
+    }
+
+    fn take_in(&mut self, outcome: &Outcome) {
+        self.posts.take_in(outcome);
+        let course = match self.courses.get_mut(&outcome.id) {
+            Some(course) => course,
+            None => {
+                let received_at = outcome.id.received_at().unwrap_or(outcome.at);
+                if !(self.since..=self.until).contains(&received_at) {
+                    return;
+                }
+                self.courses.entry(outcome.id).or_default()
+            }
+        };
+        course.apply(&outcome.what, &mut self.reasons);
+    }
+
+    fn balance(&self, waits: &Waits, now: Timestamp) -> Balance {
+        let mut sums = Sums {
+            received: self.courses.len() as u64,
+            ..Sums::default()
+        };
+        let mut open = Vec::new();
+        for (id, course) in &self.courses {
+            let dead_by = match course.state(self.letters.get(id).copied()) {
+                State::Answered => {
+                    sums.answered += 1;
+                    continue;
+                }
+                State::Ignored(reason) => {
+                    sums.ignored += 1;
+                    add_one(&mut sums.ignored_by, self.reasons.name(reason));
+                    continue;
+                }
+                State::Open => {
+                    let is_put_off = course.is_put_off(now);
+                    open.push(Open {
+                        id: *id,
+                        is_put_off,
+                    });
+                    continue;
+                }
+                State::Dead(cause) => cause.as_str(),
+                State::Dropped => DROPPED,
+            };
+            sums.dead += 1;
+            add_one(&mut sums.dead_by, dead_by);
+        }
+        let apart = tell_apart(open, waits);
+        sums.waiting = apart.waiting;
+        sums.unexplained = apart.unexplained;
+        Balance {
+            sums,
+            candidates: apart.candidates,
+            told_apart: apart.told_apart,
+            is_by_id: matches!(waits, Waits::These(_)),
+        }
+    }
+}
+
+fn add_one(counts: &mut BTreeMap<String, u64>, name: &str) {
+    match counts.get_mut(name) {
+        Some(count) => *count += 1,
+        None => drop(counts.insert(name.to_owned(), 1)),
+    }
+}
+
+/// What one look shows.
+#[derive(Debug)]
+struct Balance {
+    sums: Sums,
+    /// Oldest first.
+    candidates: Vec<EventId>,
+    told_apart: bool,
+    is_by_id: bool,
+}
+
+/// What the queue says of the jobs in it.
+#[derive(Debug)]
+enum Waits {
+    /// They are these, the ones that somebody works on included.
+    These(HashSet<EventId>),
+    /// There are so many, of whichever events.
+    SoMany(u64),
+}
+
+/// An event without an end.
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    id: EventId,
+    /// Its last word says that it waits.
+    is_put_off: bool,
+}
+
+/// The open events that wait, and those that nothing explains.
+#[derive(Debug, PartialEq, Eq)]
+struct Apart {
+    waiting: u64,
+    unexplained: u64,
+    /// Among these are the unexplained, oldest first.
+    candidates: Vec<EventId>,
+    /// Whether these are the unexplained and no others.
+    told_apart: bool,
+}
+
+fn tell_apart(open: Vec<Open>, waits: &Waits) -> Apart {
+    let all = open.len() as u64;
+    let (waiting, mut rest): (u64, Vec<Open>) = match waits {
+        Waits::These(ids) => {
+            let rest: Vec<_> = open
+                .into_iter()
+                .filter(|event| !ids.contains(&event.id))
+                .collect();
+            (all - rest.len() as u64, rest)
+        }
+        Waits::SoMany(jobs) => (all.min(*jobs), open),
+    };
+    let unexplained = all - waiting;
+    if unexplained == 0 {
+        rest.clear();
+    } else if matches!(waits, Waits::SoMany(_)) {
+        let put_off = rest.iter().filter(|event| event.is_put_off).count() as u64;
+        // Those wait before any other does. If fewer wait, something that was put off is gone.
+        if put_off <= waiting {
+            rest.retain(|event| !event.is_put_off);
+        }
+    }
+    let mut candidates: Vec<_> = rest.into_iter().map(|event| event.id).collect();
+    candidates.sort_unstable();
+    Apart {
+        waiting,
+        unexplained,
+        told_apart: candidates.len() as u64 == unexplained,
+        candidates,
+    }
+}
+
+/// Which replies were posted to which messages, by hashes alone: what looks like two replies to one
+/// message is read once more.
+#[derive(Debug, Default)]
+struct Posts {
+    hasher: RandomState,
+    replies: HashMap<u64, u64>,
+    suspects: HashSet<u64>,
+}
+
+impl Posts {
+    fn take_in(&mut self, outcome: &Outcome) {
+        if let Some((key, reply)) = posted(outcome) {
+            let key = self.hasher.hash_one(key);
+            let reply = self.hasher.hash_one(reply);
+            if *self.replies.entry(key).or_insert(reply) != reply {
+                self.suspects.insert(key);
+            }
+        }
+    }
+}
+
+/// The reply that was posted, where its id is known; what is not known differs from nothing.
+fn posted(outcome: &Outcome) -> Option<(AnswerKey, &MessageId)> {
+    match &outcome.what {
+        What::Posted {
+            reply_message_id: Some(reply),
+            ..
+        } => Some((outcome.answer_key()?, reply)),
+        _ => None,
+    }
+}
+
+/// What is to be told of some few.
+#[derive(Debug)]
+struct Details<'a> {
+    wanted: HashSet<EventId>,
+    events: BTreeMap<EventId, Unexplained>,
+    posts: &'a Posts,
+    replies: BTreeMap<AnswerKey, Vec<MessageId>>,
+}
+
+impl<'a> Details<'a> {
+    fn of(wanted: Vec<EventId>, posts: &'a Posts) -> Self {
+        Self {
+            wanted: wanted.into_iter().collect(),
+            events: BTreeMap::new(),
+            posts,
+            replies: BTreeMap::new(),
+        }
+    }
+
+    async fn read(
+        mut self,
+        queue: &Queue,
+        since: Timestamp,
+    ) -> Result<(Vec<Unexplained>, Vec<Twice>), QueueError> {
+        if !self.wanted.is_empty() && queue.keeps_archive() {
+            let mut archived = queue.archive().read(since);
+            loop {
+                match archived.next().await {
+                    Ok(Some(event)) => self.archived(event),
+                    Ok(None) | Err(QueueError::Amqp(BrokerError::Missing(_))) => break,
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        let mut outcomes = queue.outcomes().read(since);
+        while let Some(outcome) = outcomes.next().await? {
+            self.became(outcome);
+        }
+        let replies = self
+            .replies
+            .into_iter()
+            .filter(|(_, replies)| replies.len() > 1);
+        let twice = replies.map(|(key, replies)| Twice {
+            bot: key.bot,
+            room_id: key.room_id,
+            message_id: key.message_id,
+            replies,
+        });
+        Ok((self.events.into_values().collect(), twice.collect()))
+    }
+
+    fn archived(&mut self, event: Event) {
+        if !self.wanted.contains(&event.id) {
+            return;
+        }
+        self.events.insert(
+            event.id,
+            Unexplained {
+                id: event.id,
+                bot: event.bot,
+                event_type: Some(event.event_type),
+                room_id: event.room_id,
+                message_id: event.message_id,
+                received_at: Some(event.received_at),
+                last: None,
+                last_at: None,
+                archived: true,
+                replay: event.replay,
+            },
+        );
+    }
+
+    fn became(&mut self, outcome: Outcome) {
+        if let Some((key, reply)) = posted(&outcome)
+            && self
+                .posts
+                .suspects
+                .contains(&self.posts.hasher.hash_one(&key))
+        {
+            let replies = self.replies.entry(key).or_default();
+            if !replies.contains(reply) {
+                replies.push(reply.clone());
+            }
+        }
+        if !self.wanted.contains(&outcome.id) {
+            return;
+        }
+        let event = self
+            .events
+            .entry(outcome.id)
+            .or_insert_with(|| Unexplained {
+                id: outcome.id,
+                bot: outcome.bot,
+                event_type: None,
+                room_id: outcome.room_id,
+                message_id: outcome.message_id,
+                received_at: outcome.id.received_at(),
+                last: None,
+                last_at: None,
+                archived: false,
+                replay: 0,
+            });
+        event.last = Some(outcome.what.name());
+        event.last_at = Some(outcome.at);
+        if let What::Replayed { replay, .. } = outcome.what {
+            event.replay = event.replay.max(replay);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So many events, of which these are put off.
+    fn open(count: usize, put_off: &[usize]) -> Vec<Open> {
+        let events = (0..count).map(|number| Open {
+            id: EventId::fresh(),
+            is_put_off: put_off.contains(&number),
+        });
+        let mut events: Vec<_> = events.collect();
+        events.sort_by_key(|event| event.id);
+        events
+    }
+
+    #[test]
+    fn by_their_ids_all_are_told_apart() {
+        let events = open(4, &[3]);
+        let ids: Vec<_> = events.iter().map(|event| event.id).collect();
+        // The last one was put off, and is gone all the same.
+        let jobs = HashSet::from([ids[1], EventId::fresh()]);
+        let apart = tell_apart(events, &Waits::These(jobs));
+        let expected = Apart {
+            waiting: 1,
+            unexplained: 3,
+            candidates: vec![ids[0], ids[2], ids[3]],
+            told_apart: true,
+        };
+        assert_eq!(apart, expected);
+    }
+
+    #[test]
+    fn by_numbers_alone_they_are_told_apart_as_far_as_that_goes() {
+        let table = [
+            // Open, those of them that are put off, jobs; waiting, unexplained, candidates, told apart.
+            (0, vec![], 0, (0, 0), vec![], true),
+            (0, vec![], 7, (0, 0), vec![], true),
+            (2, vec![], 2, (2, 0), vec![], true),
+            // What else waits was received earlier, or is there twice.
+            (2, vec![], 7, (2, 0), vec![], true),
+            (2, vec![], 0, (0, 2), vec![0, 1], true),
+            (3, vec![], 1, (1, 2), vec![0, 1, 2], false),
+            // The one that waits is the one that was put off.
+            (3, vec![1], 1, (1, 2), vec![0, 2], true),
+            (3, vec![1], 2, (2, 1), vec![0, 2], false),
+            // One that was put off is gone as well, whichever it is.
+            (3, vec![1, 2], 1, (1, 2), vec![0, 1, 2], false),
+        ];
+        for (count, put_off, jobs, (waiting, unexplained), candidates, told_apart) in table {
+            let events = open(count, &put_off);
+            let candidates: Vec<_> = candidates
+                .iter()
+                .map(|place: &usize| events[*place].id)
+                .collect();
+            let apart = tell_apart(events, &Waits::SoMany(jobs));
+            let expected = Apart {
+                waiting,
+                unexplained,
+                candidates,
+                told_apart,
+            };
+            assert_eq!(apart, expected, "{count} {put_off:?} {jobs}");
+        }
+    }
+
+    fn told(id: EventId, message: &str, what: What) -> Outcome {
+        Outcome {
+            v: Outcome::VERSION,
+            at: Timestamp::now(),
+            id,
+            bot: BotName::default(),
+            room_id: Some(RoomId(3)),
+            message_id: MessageId::new(message).ok(),
+            what,
+        }
+    }
+
+    fn reply(number: Option<&str>, found: bool) -> What {
+        What::Posted {
+            reply_message_id: number.and_then(|number| MessageId::new(number).ok()),
+            found,
+        }
+    }
+
+    #[test]
+    fn what_was_said_twice_has_two_different_replies() {
+        let table = [
+            (vec![("1", Some("8"), false)], false),
+            (
+                vec![("1", Some("8"), false), ("2", Some("9"), false)],
+                false,
+            ),
+            (vec![("1", Some("8"), false), ("1", Some("8"), true)], false),
+            (vec![("1", Some("8"), false), ("1", None, false)], false),
+            (vec![("1", None, false), ("1", None, false)], false),
+            (vec![("1", Some("8"), false), ("1", Some("9"), false)], true),
+            (
+                vec![
+                    ("1", Some("8"), false),
+                    ("1", None, false),
+                    ("1", Some("9"), true),
+                ],
+                true,
+            ),
+        ];
+        for (replies, expected) in table {
+            let mut posts = Posts::default();
+            for (message, number, found) in &replies {
+                posts.take_in(&told(EventId::fresh(), message, reply(*number, *found)));
+            }
+            assert_eq!(!posts.suspects.is_empty(), expected, "{replies:?}");
+        }
+    }
+
+    #[test]
+    fn the_sums_are_of_the_events_that_were_received_in_between() {
+        let (until, hour) = (Timestamp::now(), SignedDuration::from_hours(1));
+        let mut books = Books::open(until - hour, until);
+        let at = |time: Timestamp| {
+            let seconds = time.as_second().unsigned_abs();
+            let time = uuid::Timestamp::from_unix(uuid::NoContext, seconds, 0);
+            EventId(uuid::Uuid::new_v7(time))
+        };
+        let minute = SignedDuration::from_mins(1);
+        let ids = [
+            at(until - hour - minute),
+            at(until - minute),
+            at(until + minute),
+        ];
+        for id in ids {
+            books.take_in(&told(id, "1", reply(None, false)));
+        }
+        let balance = books.balance(&Waits::SoMany(0), until);
+        let expected = Sums {
+            received: 1,
+            answered: 1,
+            ..Sums::default()
+        };
+        assert_eq!(balance.sums, expected);
+    }
+}

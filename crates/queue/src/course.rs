@@ -1,0 +1,288 @@
+//! How far an event has come: one fold over its outcomes, for whoever asks where it has got to.
+//!
+//! Pure and small, as there may be a million of them.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+
+use jiff::Timestamp;
+
+use crate::job::Cause;
+use crate::outcome::What;
+
+/// Where an event has got to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// A reply to its message is in the room, by way of this event.
+    Answered,
+    /// Nothing is to be said.
+    Ignored(Reason),
+    /// Given up.
+    Dead(Cause),
+    /// Given up, and a person dropped the dead letter.
+    Dropped,
+    /// None of these yet.
+    Open,
+}
+
+/// A reason for which events are ignored, by its place among [`Reasons`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reason(u16);
+
+/// The reasons that have come up.
+#[derive(Debug, Default)]
+pub(crate) struct Reasons {
+    names: Vec<String>,
+    places: HashMap<String, u16>,
+}
+
+impl Reasons {
+    /// So many are told apart: a worker has a dozen, but anybody may write into a queue.
+    const MOST: usize = 1_000;
+    /// What the others are called together.
+    const OTHERS: &str = "other";
+
+    fn place(&mut self, name: &str) -> Reason {
+        if let Some(place) = self.places.get(name) {
+            return Reason(*place);
+        }
+        let name = if self.names.len() < Self::MOST {
+            name
+        } else {
+            Self::OTHERS
+        };
+        let next = u16::try_from(self.names.len()).unwrap_or(u16::MAX);
+        let place = *self.places.entry(name.to_owned()).or_insert(next);
+        if place == next {
+            self.names.push(name.to_owned());
+        }
+        Reason(place)
+    }
+
+    /// The reason as it is written in the outcomes.
+    pub(crate) fn name(&self, reason: Reason) -> &str {
+        self.names
+            .get(usize::from(reason.0))
+            .map_or(Self::OTHERS, String::as_str)
+    }
+}
+
+/// What the outcomes of one event have told so far, in their order. To read the last of them once more
+/// changes nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Course {
+    posted: bool,
+    end: Option<End>,
+    /// In seconds; only while to have been put off is the last word.
+    put_off_until: Option<NonZeroU32>,
+}
+
+/// An end that a person can take back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Ignored(Reason),
+    Dead(Cause),
+    Dropped,
+}
+
+impl Course {
+    /// Takes in the next outcome.
+    pub(crate) fn apply(&mut self, what: &What, reasons: &mut Reasons) {
+        self.put_off_until = match what {
+            What::Later { until, .. } => u32::try_from(until.as_second())
+                .ok()
+                .and_then(NonZeroU32::new),
+            _ => None,
+        };
+        match what {
+            // What is in the room stays there.
+            What::Posted { .. } => self.posted = true,
+            What::Dead { cause, .. } => self.end = Some(End::Dead(*cause)),
+            What::Dropped { .. } => self.end = Some(End::Dropped),
+            // The same event may have been there twice: that one of them was of no use does not
+            // take back that the other one was given up.
+            What::Ignored { reason } if !self.is_given_up() => {
+                self.end = Some(End::Ignored(reasons.place(reason)));
+            }
+            What::Replayed { .. } => self.end = None,
+            _ => {}
+        }
+    }
+
+    fn is_given_up(self) -> bool {
+        matches!(self.end, Some(End::Dead(_) | End::Dropped))
+    }
+
+    /// Where the event has got to, given its dead letter, if there is one now. That one is true whatever
+    /// the outcomes have lost.
+    pub(crate) fn state(self, letter: Option<Cause>) -> State {
+        match (self.posted, letter, self.end) {
+            (true, _, _) => State::Answered,
+            (false, Some(cause), _) | (false, None, Some(End::Dead(cause))) => State::Dead(cause),
+            (false, None, Some(End::Dropped)) => State::Dropped,
+            (false, None, Some(End::Ignored(reason))) => State::Ignored(reason),
+            (false, None, None) => State::Open,
+        }
+    }
+
+    /// Whether it was put off until a time that is still to come.
+    pub(crate) fn is_put_off(self, now: Timestamp) -> bool {
+        self.put_off_until
+            .is_some_and(|until| i64::from(until.get()) >= now.as_second())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::job::Step;
+
+    fn ignored() -> What {
+        let reason = "flood".to_owned();
+        What::Ignored { reason }
+    }
+
+    fn posted() -> What {
+        What::Posted {
+            reply_message_id: None,
+            found: false,
+        }
+    }
+
+    fn dead(cause: Cause) -> What {
+        What::Dead {
+            step: Step::Ask,
+            cause,
+            error: String::new(),
+            status: None,
+        }
+    }
+
+    fn dropped() -> What {
+        let reason = String::new();
+        What::Dropped { reason }
+    }
+
+    fn replayed() -> What {
+        let reason = String::new();
+        What::Replayed { replay: 1, reason }
+    }
+
+    fn later(until: Timestamp) -> What {
+        What::Later {
+            step: Step::Post,
+            reason: String::new(),
+            until,
+        }
+    }
+
+    fn course(outcomes: &[What], reasons: &mut Reasons) -> Course {
+        let mut course = Course::default();
+        for what in outcomes {
+            course.apply(what, reasons);
+        }
+        course
+    }
+
+    #[test]
+    fn an_event_is_where_its_outcomes_and_its_dead_letter_say() {
+        use Cause::{Exhausted, Poison, Refused};
+        let mut reasons = Reasons::default();
+        let flood = State::Ignored(reasons.place("flood"));
+        let text = String::new;
+        let asked = What::ReplyStored { text: text() };
+        let table = [
+            // Its outcomes in their order; its dead letter; where it is.
+            (vec![], None, State::Open),
+            (vec![asked.clone()], None, State::Open),
+            (vec![later(Timestamp::UNIX_EPOCH)], None, State::Open),
+            (vec![asked.clone(), posted()], None, State::Answered),
+            (vec![ignored()], None, flood),
+            // A second delivery of what was answered.
+            (vec![posted(), ignored()], None, State::Answered),
+            (vec![ignored(), posted()], None, State::Answered),
+            (vec![dead(Refused)], Some(Refused), State::Dead(Refused)),
+            // Nobody could say it, or the letter was purged.
+            (vec![asked.clone()], Some(Poison), State::Dead(Poison)),
+            (vec![dead(Refused)], None, State::Dead(Refused)),
+            (vec![dead(Refused), dropped()], None, State::Dropped),
+            (
+                vec![dead(Refused), dropped(), dropped()],
+                None,
+                State::Dropped,
+            ),
+            (vec![dead(Refused), ignored()], None, State::Dead(Refused)),
+            (vec![ignored(), dead(Refused)], None, State::Dead(Refused)),
+            // Put back by a person.
+            (vec![dead(Refused), replayed()], None, State::Open),
+            (vec![ignored(), replayed()], None, State::Open),
+            (vec![replayed(), asked], None, State::Open),
+            (
+                vec![dead(Refused), replayed(), dead(Exhausted)],
+                Some(Exhausted),
+                State::Dead(Exhausted),
+            ),
+            (vec![dead(Refused), replayed(), ignored()], None, flood),
+            (
+                vec![dead(Refused), replayed(), posted()],
+                None,
+                State::Answered,
+            ),
+            (
+                vec![posted(), dead(Refused)],
+                Some(Refused),
+                State::Answered,
+            ),
+            (vec![posted(), replayed()], None, State::Answered),
+        ];
+        for (outcomes, letter, expected) in table {
+            let once = course(&outcomes, &mut reasons);
+            assert_eq!(once.state(letter), expected, "{outcomes:?}, {letter:?}");
+            // What was read before is read again, from somewhere on.
+            for from in 0..outcomes.len() {
+                let again = [&outcomes[..], &outcomes[from..]].concat();
+                let twice = course(&again, &mut reasons);
+                assert_eq!(twice.state(letter), expected, "{again:?}, {letter:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn to_be_put_off_is_a_last_word_with_a_time_still_to_come() {
+        let now = Timestamp::from_second(1_000).expect("a time");
+        let (soon, over) = (now + Duration::from_secs(5), now - Duration::from_secs(5));
+        let table = [
+            (vec![later(soon)], true),
+            (vec![later(over)], false),
+            (vec![later(over), later(soon)], true),
+            (vec![later(soon), replayed()], false),
+            (vec![], false),
+        ];
+        let mut reasons = Reasons::default();
+        for (outcomes, expected) in table {
+            let course = course(&outcomes, &mut reasons);
+            assert_eq!(course.is_put_off(now), expected, "{outcomes:?}");
+        }
+    }
+
+    #[test]
+    fn a_million_of_them_are_few_megabytes() {
+        assert!(size_of::<Course>() <= 12);
+    }
+
+    #[test]
+    fn there_is_an_end_of_reasons() {
+        let mut reasons = Reasons::default();
+        for number in 0..Reasons::MOST {
+            let reason = reasons.place(&number.to_string());
+            assert_eq!(reasons.name(reason), number.to_string());
+        }
+        for name in ["one more", "and another"] {
+            let reason = reasons.place(name);
+            assert_eq!(reasons.name(reason), Reasons::OTHERS);
+        }
+        assert_eq!(reasons.names.len(), Reasons::MOST + 1);
+    }
+}

@@ -1,0 +1,243 @@
+//! Brings events from the spool to the broker: those that are to become the same in the order in which
+//! they came, one at a time, each kind on its own, so that a broker that takes no dead letters is asked
+//! to take jobs all the same.
+//!
+//! One at a time is also the throttle: of the many channels on which this process publishes, a long
+//! spool takes one, and fresh events have the others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::{Becomes, File, Shared, Stage};
+use crate::event::Event;
+use crate::sqlite::SpoolFile;
+use crate::{BrokerError, StoreError};
+
+/// What was forwarded is removed from the file at least this often.
+const NOTE_EVERY: Duration = Duration::from_millis(250);
+/// The most events that are removed in one transaction.
+const NOTED_AT_ONCE: usize = 500;
+/// A broker that takes longer than this for an event is as good as away.
+const SLOW: Duration = Duration::from_secs(1);
+/// How long to wait after the broker has not taken an event: first, and at most.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+const RETRY_AFTER_AT_MOST: Duration = Duration::from_secs(5);
+/// How often the file is looked into though nothing is known to be new there.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Forwards the events of one kind until the spool stops.
+pub(super) async fn forward(shared: Arc<Shared>, kind: &'static str) {
+    let mut files = shared.file.subscribe();
+    loop {
+        let opened = files.wait_for(|file| matches!(file, File::Open(_)));
+        let file = tokio::select! {
+            opened = opened => match opened.as_deref() {
+                Ok(File::Open(file)) => file.clone(),
+                _ => return,
+            },
+            () = shared.reached(Stage::Draining) => return,
+        };
+        let lane = Lane {
+            shared: &shared,
+            kind,
+            file,
+            after: 0,
+            taken: Vec::new(),
+            told: false,
+            run: None,
+        };
+        if lane.run(&mut files).await == End::Stopped {
+            return;
+        }
+    }
+}
+
+/// The events of one kind in one file.
+struct Lane<'a> {
+    shared: &'a Shared,
+    kind: &'static str,
+    file: SpoolFile,
+    /// Up to this one they have been forwarded, or cannot be.
+    after: i64,
+    /// Those that the broker has, and that are still in the file.
+    taken: Vec<i64>,
+    /// Whether it has been said that they cannot be removed.
+    told: bool,
+    /// Since when events go out, and how many so far.
+    run: Option<(Instant, u64)>,
+}
+
+/// Why a lane has ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// There is another file, or none.
+    File,
+    /// The spool stops.
+    Stopped,
+}
+
+/// What came of a round.
+enum Round {
+    /// Nothing waits.
+    Empty,
+    /// There may be more.
+    Forwarded,
+    /// The broker did not take the next one.
+    Held,
+    /// The file could not be read or written.
+    Failed,
+}
+
+impl Lane<'_> {
+    async fn run(mut self, files: &mut watch::Receiver<File>) -> End {
+        let mut written = self.file.written();
+        let mut wait = RETRY_AFTER;
+        loop {
+            written.mark_unchanged();
+            let round = self.round().await;
+            if files.has_changed().unwrap_or(true) {
+                return End::File;
+            }
+            let pause = match round {
+                Round::Forwarded => {
+                    wait = RETRY_AFTER;
+                    if *self.shared.stage.borrow() == Stage::AtOnce {
+                        return End::Stopped;
+                    }
+                    continue;
+                }
+                Round::Empty => {
+                    self.say_that_it_is_empty();
+                    LOOK_AGAIN
+                }
+                Round::Held | Round::Failed => {
+                    let pause = wait;
+                    wait = (wait * 2).min(RETRY_AFTER_AT_MOST);
+                    pause
+                }
+            };
+            if self.shared.is_draining() {
+                return End::Stopped;
+            }
+            let something_new = async {
+                match round {
+                    // An error says that the file is closed, which is told below as well.
+                    Round::Empty => drop(written.changed().await),
+                    _ => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = something_new => {}
+                () = tokio::time::sleep(pause) => {}
+                // Once more, then: what the broker takes now need not wait for the next ingress.
+                () = self.shared.reached(Stage::Draining) => {}
+                _ = files.changed() => return End::File,
+            }
+        }
+    }
+
+    /// Forwards some events and removes them.
+    async fn round(&mut self) -> Round {
+        let page = self.file.oldest(self.kind, self.after).await;
+        let page = match self.shared.or_suspect(&self.file, page) {
+            Ok(page) => page,
+            Err(error) => {
+                log::error!("the spool cannot be read: {error}");
+                return Round::Failed;
+            }
+        };
+        if page.is_empty() && self.taken.is_empty() {
+            return Round::Empty;
+        }
+        let begun = Instant::now();
+        let before = self.taken.len();
+        let mut round = Round::Forwarded;
+        for waiting in page {
+            match waiting.event {
+                Some((event, becomes)) => {
+                    if !self.bring(&event, &becomes).await {
+                        round = Round::Held;
+                        break;
+                    }
+                    self.taken.push(waiting.seq);
+                    self.run.get_or_insert((begun, 0)).1 += 1;
+                }
+                None => log::error!(
+                    "an event in the spool {} cannot be read (row {}); it is passed over, and stays there",
+                    self.shared.path.display(),
+                    waiting.seq
+                ),
+            }
+            self.after = waiting.seq;
+            if begun.elapsed() > NOTE_EVERY || *self.shared.stage.borrow() == Stage::AtOnce {
+                break;
+            }
+        }
+        match self.note().await {
+            Ok(()) => {
+                self.told = false;
+                round
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.told, true) {
+                    log::error!(
+                        "what the broker has taken cannot be removed from the spool, and will be forwarded again if this process ends: {error}"
+                    );
+                }
+                // The others need not wait for that.
+                let brought = self.taken.len() > before;
+                if brought { round } else { Round::Failed }
+            }
+        }
+    }
+
+    /// Brings one event to the broker; whether that took it.
+    async fn bring(&self, event: &Event, becomes: &Becomes) -> bool {
+        let begun = Instant::now();
+        let result: Result<(), BrokerError> = tokio::select! {
+            result = becomes.at(&self.shared.broker, event) => result,
+            // It may be there by now; then it is forwarded a second time, under the same id.
+            () = self.shared.reached(Stage::AtOnce) => return false,
+        };
+        match result {
+            Ok(()) => {
+                if begun.elapsed() <= SLOW {
+                    self.shared.breaker.close();
+                }
+                true
+            }
+            Err(error) => {
+                // Somebody whose dead letters are not taken may still have his jobs taken.
+                if self.kind == Becomes::ASK {
+                    self.shared.breaker.open(&error);
+                }
+                log::debug!(kind = self.kind; "the oldest event in the spool waits on: {error}");
+                false
+            }
+        }
+    }
+
+    /// Removes what the broker has from the file.
+    async fn note(&mut self) -> Result<(), StoreError> {
+        while !self.taken.is_empty() {
+            let some = self.taken.len().min(NOTED_AT_ONCE);
+            let noted = self.file.forget(self.taken[..some].to_vec()).await;
+            self.shared.or_suspect(&self.file, noted)?;
+            self.taken.drain(..some);
+        }
+        Ok(())
+    }
+
+    fn say_that_it_is_empty(&mut self) {
+        if let Some((since, events)) = self.run.take() {
+            log::info!(
+                kind = self.kind;
+                "the broker has taken all that waited in the spool: {events} events in {:.1?}",
+                since.elapsed()
+            );
+        }
+    }
+}
