@@ -4,14 +4,16 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use chickwork_queue::audit::Sums;
+use chickwork_queue::dead::Verdict;
 use chickwork_queue::event::Event;
 use chickwork_queue::examine::{Finding, Grade, Needs};
-use chickwork_queue::job::{Attempt, Cause, Settlement, Step};
+use chickwork_queue::job::{Attempt, Cause, Settled, Settlement, Step, Work};
 use chickwork_queue::outcome::{Outcome, What};
 use chickwork_queue::report::{Depth, Report};
-use chickwork_queue::{Declare, Location, Queue, Settings};
+use chickwork_queue::{Claim, Declare, Entry, Location, Queue, Settings};
 use chickwork_tests::stage::{
-    Kind, Stage, a_reply, an_event, dead_letters, next, outcome, retry, settle, soon, within,
+    Kind, Stage, a_reply, an_event, dead_letters, next, outcome, retry, settle, soon, take, within,
 };
 use jiff::{SignedDuration, Timestamp};
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
@@ -43,6 +45,7 @@ fn a_report(process: Uuid, at: Timestamp) -> Report {
         account_limit: None,
         pauses: Vec::new(),
         posting: false,
+        spool: None,
     }
 }
 
@@ -204,6 +207,250 @@ pub(crate) async fn an_event_is_unfinished_until_it_has_come_to_an_end(
     unfinished(&queue, since, 1).await?;
     outcomes.record(outcome(dead, died()));
     unfinished(&queue, since, 0).await
+}
+
+/// Ends a claim with what is said of it.
+async fn end(claim: Claim, settlement: Settlement, what: Option<What>) -> anyhow::Result<()> {
+    let (id, message_id) = match &claim.job().work {
+        Work::Ask(event) => (event.id, event.message_id.clone()),
+        Work::Post(reply) => (reply.id, Some(reply.message_id.clone())),
+    };
+    let outcomes = what.into_iter().map(|what| Outcome {
+        message_id: message_id.clone(),
+        ..outcome(id, what)
+    });
+    let settled = Settled {
+        settlement,
+        outcomes: outcomes.collect(),
+    };
+    Ok(claim.settle(settled).await?)
+}
+
+/// Whoever sees that an event is gone can read how it has ended.
+pub(crate) async fn an_end_is_read_before_a_mark_that_is_set_after_it(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    /// Of each kind. One that is not waited for may be in time by chance.
+    const MANY: u32 = 5;
+    let (queue, other) = (stage.queue().await?, stage.queue().await?);
+    let mut follow = other.outcomes().follow(an_hour_ago());
+    let mut asks = queue.claim_asks(ONE);
+    let why = || "a test said so".to_owned();
+    for number in 0..4 * MANY {
+        let event = an_event(number);
+        match number % 4 {
+            0 => drop(queue.publisher().archive(&event, "unknown_type").await?),
+            1 => drop(queue.publisher().bury(&event, "no JSON").await?),
+            kind => {
+                queue.publisher().publish(&event).await?;
+                let claim = next(&mut asks).await?;
+                let (settlement, what) = if kind == 2 {
+                    (Settlement::Done, What::Ignored { reason: why() })
+                } else {
+                    let (step, cause) = (Step::Ask, Cause::Refused);
+                    let dead = What::Dead {
+                        step,
+                        cause,
+                        error: why(),
+                        status: None,
+                    };
+                    let error = why();
+                    (Settlement::Bury { cause, error }, dead)
+                };
+                end(claim, settlement, Some(what)).await?;
+            }
+        }
+        let mark = other.outcomes().mark().await?;
+        let mut has_ended = false;
+        let reading = async {
+            loop {
+                match follow.next().await {
+                    Entry::Outcome(outcome) => {
+                        has_ended |= outcome.id == event.id && outcome.what.is_end();
+                    }
+                    Entry::Mark(read) if read == mark => return,
+                    Entry::Mark(_) => {}
+                }
+            }
+        };
+        soon("the mark is read", reading).await?;
+        ensure!(
+            has_ended,
+            "the {number}th event was gone before its end was stored"
+        );
+    }
+    Ok(())
+}
+
+/// Every state that an event can be in, told from the others.
+pub(crate) async fn an_audit_tells_where_every_event_has_got_to(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    /// Longer than a look takes; what is unexplained stays so.
+    const WAIT: Duration = Duration::from_secs(2);
+    let queue = stage.queue().await?;
+    let looking = Queue::open(Settings {
+        declare: Declare::Nothing,
+        ..stage.settings()?
+    })
+    .await?;
+    let nothing = looking.audit(an_hour_ago(), WAIT).await?;
+    ensure!(
+        nothing.is_clean() && nothing.sums == Sums::default(),
+        "{nothing:?}"
+    );
+
+    let reason = |reason: &str| reason.to_owned();
+    let bury = || Settlement::Bury {
+        cause: Cause::Refused,
+        error: reason("no"),
+    };
+    let dead = || What::Dead {
+        step: Step::Ask,
+        cause: Cause::Refused,
+        error: reason("no"),
+        status: None,
+    };
+    let hour = Duration::from_secs(3600);
+    let later = || What::Later {
+        step: Step::Ask,
+        reason: reason("not now"),
+        until: Timestamp::now() + hour,
+    };
+    let posted = || What::Posted {
+        reply_message_id: None,
+        found: false,
+    };
+    let ignored = |by| What::Ignored { reason: reason(by) };
+    let reply = a_reply(&an_event(1));
+    let settlements = [
+        (Settlement::Done, Some(posted())),
+        (Settlement::Done, Some(ignored("own"))),
+        (Settlement::Done, Some(ignored("flood"))),
+        (bury(), Some(dead())),
+        // Its letter alone tells of it; then the word of who drops it.
+        (bury(), None),
+        (bury(), None),
+        (Settlement::Later(hour, Attempt::NotCounted), Some(later())),
+        // Nobody has said what became of it.
+        (Settlement::Done, None),
+    ];
+    let mut asks = queue.claim_asks(ONE);
+    let mut events = Vec::new();
+    for (number, (settlement, what)) in (10..).zip(settlements) {
+        let event = an_event(number);
+        queue.publisher().publish(&event).await?;
+        end(next(&mut asks).await?, settlement, what).await?;
+        events.push(event);
+    }
+    let [.., dropped, put_off, lost] = &events[..] else {
+        bail!("there are several");
+    };
+    let letters = dead_letters(&queue).await?;
+    let letters = letters.into_iter().filter(|letter| letter.id == dropped.id);
+    let verdict = Verdict::Drop {
+        reason: reason("a test said so"),
+    };
+    ensure!(take(&queue, letters.collect(), verdict).await?.len() == 1);
+    queue
+        .publisher()
+        .archive(&an_event(20), "unknown_type")
+        .await?;
+    queue.publisher().bury(&an_event(21), "no JSON").await?;
+    let answered = Event {
+        id: reply.id,
+        ..an_event(1)
+    };
+    queue.publisher().publish(&answered).await?;
+    end(next(&mut asks).await?, Settlement::Next(reply), None).await?;
+    asks.stop().await;
+    queue.publisher().publish(&an_event(22)).await?;
+
+    let counts = |counts: &[(&str, u64)]| {
+        counts
+            .iter()
+            .map(|(name, count)| (reason(name), *count))
+            .collect()
+    };
+    let expected = Sums {
+        received: 12,
+        answered: 1,
+        ignored: 3,
+        dead: 4,
+        waiting: 3,
+        unexplained: 1,
+        twice: 0,
+        ignored_by: counts(&[("flood", 1), ("own", 1), ("unknown_type", 1)]),
+        dead_by: counts(&[("dropped", 1), ("malformed", 1), ("refused", 2)]),
+    };
+    let counted = seen(
+        "everything is counted once",
+        async || Ok(looking.audit(an_hour_ago(), WAIT).await?),
+        |audit| audit.sums == expected && !audit.is_clean(),
+    );
+    Box::pin(counted).await?;
+
+    // Once nothing waits but what says so, it can be told which one is lost, whatever the store.
+    let mut asks = queue.claim_asks(ONE);
+    end(
+        next(&mut asks).await?,
+        Settlement::Done,
+        Some(ignored("own")),
+    )
+    .await?;
+    asks.stop().await;
+    let mut posts = queue.claim_posts(&lost.bot, ONE);
+    end(next(&mut posts).await?, Settlement::Done, Some(posted())).await?;
+    posts.stop().await;
+    let audit = looking.audit(an_hour_ago(), WAIT).await?;
+    ensure!(
+        (audit.sums.waiting, audit.sums.unexplained) == (1, 1),
+        "{audit:?}"
+    );
+    let [unexplained] = &audit.unexplained[..] else {
+        bail!("{audit:?}");
+    };
+    ensure!(audit.told_apart && unexplained.id == lost.id, "{audit:?}");
+    ensure!(
+        unexplained.message_id == lost.message_id && unexplained.archived,
+        "{audit:?}"
+    );
+    ensure!(
+        unexplained.received_at == Some(lost.received_at),
+        "{audit:?}"
+    );
+
+    // Put back, it is worked on again, aged from now.
+    let before = Timestamp::now();
+    queue
+        .put_back(lost.clone(), unexplained.replay, "it was lost")
+        .await?;
+    let audit = looking.audit(an_hour_ago(), WAIT).await?;
+    ensure!(audit.is_clean() && audit.sums.waiting == 2, "{audit:?}");
+    let mut asks = queue.claim_asks(ONE);
+    let claim = next(&mut asks).await?;
+    let Work::Ask(event) = claim.job().work.clone() else {
+        bail!("it is no event");
+    };
+    ensure!((event.id, event.replay) == (lost.id, 1), "{event:?}");
+    ensure!(event.body == lost.body && event.received_at == lost.received_at);
+    // The store keeps milliseconds.
+    let put_back = event.put_back_at.context("a time")?;
+    ensure!(
+        put_back.as_millisecond() >= before.as_millisecond(),
+        "{put_back}"
+    );
+    end(claim, Settlement::Done, Some(posted())).await?;
+    let audit = looking.audit(an_hour_ago(), WAIT).await?;
+    ensure!(
+        (audit.sums.answered, audit.sums.waiting) == (3, 1),
+        "{audit:?}"
+    );
+    // What was received since then is another question.
+    let later = put_off.received_at + SignedDuration::from_hours(1);
+    let audit = looking.audit(later, WAIT).await?;
+    ensure!(audit.sums == Sums::default(), "{audit:?}");
+    Ok(())
 }
 
 pub(crate) async fn an_event_without_end_is_unfinished_from_its_own_time_on(

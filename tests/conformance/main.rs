@@ -1,10 +1,12 @@
 //! The promises of the queue (see `docs/architecture.md`), as one list of stories that is told to
 //! both back ends. A new promise goes into [`stories`] first, one about looking at the queue into
-//! [`inspection`]; what only a broker or a file can do to us is in [`broker`] and [`file`].
+//! [`inspection`]; what only a broker or a file can do to us is in [`broker`] and [`file`], how a file
+//! stands in for a broker in [`spool`].
 
 mod broker;
 mod file;
 mod inspection;
+mod spool;
 mod stories;
 
 use chickwork_tests::stage::{Kind, Stage};
@@ -91,6 +93,8 @@ conformance! {
             what_waits_is_counted_where_it_waits,
             an_event_is_unfinished_until_it_has_come_to_an_end,
             an_event_without_end_is_unfinished_from_its_own_time_on,
+            an_end_is_read_before_a_mark_that_is_set_after_it,
+            an_audit_tells_where_every_event_has_got_to,
             outcomes_are_read_to_the_end_and_not_beyond,
             the_last_event_is_the_newest_of_the_archive,
             what_was_archived_late_hides_nothing_that_is_younger,

@@ -2,6 +2,7 @@
 //! of Chatwork and SimSimi. Stories talk to it as people do and read what people would see.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -15,6 +16,7 @@ use chickwork_sandbox::{DEMO_API_KEY, DEMO_API_TOKEN, DEMO_WEBHOOK_TOKEN, Sandbo
 use jiff::Timestamp;
 use tempfile::TempDir;
 
+use crate::balancer::Balancer;
 use crate::process::{Environment, Server, choose_crypto, free_port};
 use crate::stage::{self, Kind, SOON, Stage, soon, within};
 
@@ -32,6 +34,8 @@ pub struct Plan {
     own_store: bool,
     /// `None`: one process does it all.
     workers: Option<usize>,
+    /// Processes that take webhooks, with a balancer in front of them if they are several.
+    fronts: usize,
     settings: Environment,
     world: chickwork_sandbox::Settings,
 }
@@ -43,13 +47,19 @@ pub struct Bot {
     pub sandbox: Sandbox,
     /// The process that takes webhooks; the only one if it works as well.
     pub front: Server,
+    /// More of them, if the plan says so.
+    pub more_fronts: Vec<Server>,
+    /// In front of those that take webhooks, if they are several.
+    pub balancer: Option<Balancer>,
     /// The others.
     pub workers: Vec<Server>,
-    stage: Stage,
+    /// The stage with the store.
+    pub stage: Stage,
     kind: Kind,
-    webhook_port: u16,
+    webhook_address: SocketAddr,
     since: Timestamp,
-    _folder: TempDir,
+    folder: TempDir,
+    shows_logs: bool,
 }
 
 impl Plan {
@@ -63,6 +73,7 @@ impl Plan {
                 Kind::Sqlite => None,
                 Kind::Rabbitmq => Some(1),
             },
+            fronts: 1,
             settings: Environment::new(),
             world: chickwork_sandbox::Settings {
                 listen: SocketAddr::from(([127, 0, 0, 1], free_port()?)),
@@ -81,6 +92,13 @@ impl Plan {
     /// With an `ingress` and so many `worker` processes, whatever the queue.
     pub fn workers(mut self, count: usize) -> Self {
         self.workers = Some(count);
+        self
+    }
+
+    /// With so many `ingress` processes behind a balancer.
+    pub fn fronts(mut self, count: usize) -> Self {
+        self.fronts = count;
+        self.workers = self.workers.or(Some(1));
         self
     }
 
@@ -115,9 +133,8 @@ impl Plan {
     /// Starts everything and waits until it is ready.
     pub async fn start(self) -> anyhow::Result<Bot> {
         let mut bot = self.prepare().await?;
-        bot.front.start()?;
-        for worker in &mut bot.workers {
-            worker.start()?;
+        for server in bot.servers_mut() {
+            server.start()?;
         }
         bot.ready().await?;
         Ok(bot)
@@ -130,8 +147,18 @@ impl Plan {
             false => Stage::new(self.kind),
         })?;
         let sandbox = Sandbox::start(self.world).await?;
-        let webhook_port = free_port()?;
-        sandbox.set_webhook_url(format!("http://127.0.0.1:{webhook_port}/webhook"));
+        let fronts: Vec<SocketAddr> = (0..self.fronts)
+            .map(|_| Ok(SocketAddr::from(([127, 0, 0, 1], free_port()?))))
+            .collect::<anyhow::Result<_>>()?;
+        let balancer = match fronts[..] {
+            [_] => None,
+            _ => Some(Balancer::to(fronts.clone()).await?),
+        };
+        let webhook_address = balancer.as_ref().map_or(fronts[0], Balancer::address);
+        sandbox.set_webhook_url(format!("http://{webhook_address}/webhook"));
+        let folder = tempfile::Builder::new()
+            .prefix("chickwork-story-")
+            .tempdir()?;
 
         let setting = |name: &str, value: String| (name.to_owned(), value);
         let both = [
@@ -139,10 +166,15 @@ impl Plan {
             setting("CHICKWORK_NAMESPACE", stage.namespace().to_owned()),
             setting("RUST_LOG", "info".to_owned()),
         ];
-        let of_ingress = [
-            setting("CHICKWORK_LISTEN", format!("127.0.0.1:{webhook_port}")),
-            setting("CHATWORK_WEBHOOK_TOKEN", DEMO_WEBHOOK_TOKEN.to_owned()),
-        ];
+        let of_ingress = |listen: &SocketAddr| {
+            // Each has a spool of its own.
+            let spool = folder.path().join(format!("spool-{}.db", listen.port()));
+            [
+                setting("CHICKWORK_LISTEN", listen.to_string()),
+                setting("CHICKWORK_SPOOL", spool.display().to_string()),
+                setting("CHATWORK_WEBHOOK_TOKEN", DEMO_WEBHOOK_TOKEN.to_owned()),
+            ]
+        };
         let of_worker = [
             setting("CHATWORK_API_TOKEN", DEMO_API_TOKEN.to_owned()),
             setting("CHATWORK_API_URL", sandbox.chatwork_url()),
@@ -158,36 +190,33 @@ impl Plan {
                 .collect()
         };
 
-        let folder = tempfile::Builder::new()
-            .prefix("chickwork-story-")
-            .tempdir()?;
-        let (front, workers) = match self.workers {
-            None => {
-                let environment = environment(&[&both, &of_ingress, &of_worker]);
-                (
-                    Server::new("serve", environment, folder.path())?,
-                    Vec::new(),
-                )
-            }
-            Some(count) => {
-                let worker =
-                    || Server::new("worker", environment(&[&both, &of_worker]), folder.path());
-                let ingress = environment(&[&both, &of_ingress]);
-                (
-                    Server::new("ingress", ingress, folder.path())?,
-                    (0..count).map(|_| worker()).collect::<Result<_, _>>()?,
-                )
-            }
+        let server = |role, parts: &[&[(String, String)]]| {
+            Server::new(role, environment(parts), folder.path())
         };
+        let (role, works_too, workers) = match self.workers {
+            None => ("serve", &of_worker[..], 0),
+            Some(count) => ("ingress", &[][..], count),
+        };
+        let mut fronts = fronts
+            .iter()
+            .map(|listen| server(role, &[&both, &of_ingress(listen), works_too]));
+        let front = fronts.next().context("there is at least one")??;
+        let more_fronts = fronts.collect::<Result<_, _>>()?;
+        let workers = (0..workers)
+            .map(|_| server("worker", &[&both, &of_worker]))
+            .collect::<Result<_, _>>()?;
         Ok(Bot {
             sandbox,
             front,
+            more_fronts,
             workers,
             stage,
             kind: self.kind,
-            webhook_port,
+            webhook_address,
+            balancer,
             since: Timestamp::now(),
-            _folder: folder,
+            folder,
+            shows_logs: true,
         })
     }
 }
@@ -195,11 +224,27 @@ impl Plan {
 impl Bot {
     /// Waits until every process is ready.
     pub async fn ready(&mut self) -> anyhow::Result<()> {
-        self.front.ready().await?;
-        for worker in &mut self.workers {
-            worker.ready().await?;
+        for server in self.servers_mut() {
+            server.ready().await?;
         }
-        Ok(())
+        match &self.balancer {
+            Some(balancer) => balancer.all_ready().await,
+            None => Ok(()),
+        }
+    }
+
+    /// All processes: those that take webhooks, then the workers.
+    pub fn servers(&self) -> impl Iterator<Item = &Server> {
+        std::iter::once(&self.front)
+            .chain(&self.more_fronts)
+            .chain(&self.workers)
+    }
+
+    /// The same, to do things to them.
+    pub fn servers_mut(&mut self) -> impl Iterator<Item = &mut Server> {
+        std::iter::once(&mut self.front)
+            .chain(&mut self.more_fronts)
+            .chain(&mut self.workers)
     }
 
     /// The process that asks and posts, if it is one.
@@ -209,12 +254,22 @@ impl Bot {
 
     /// Where it takes webhooks; a path may be appended.
     pub fn webhook_url(&self) -> String {
-        format!("http://127.0.0.1:{}/webhook", self.webhook_port)
+        format!("http://{}/webhook", self.webhook_address)
+    }
+
+    /// The same as an address.
+    pub fn webhook_address(&self) -> SocketAddr {
+        self.webhook_address
     }
 
     /// The queue, as one more process would use it.
     pub async fn queue(&self) -> anyhow::Result<Queue> {
         self.stage.queue().await
+    }
+
+    /// The kind of its queue.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// The stage with the store.
@@ -440,9 +495,20 @@ impl Bot {
         Ok(chickwork_sandbox::webhook::send(&self.webhook_url(), &token, hook.json()).await?)
     }
 
+    /// Leaves its logs and spools where they are, for somebody to look at; where that is.
+    pub fn leave(&mut self) -> PathBuf {
+        self.folder.disable_cleanup(true);
+        self.folder.path().to_owned()
+    }
+
+    /// Its logs are not shown in the end.
+    pub fn say_nothing_more(&mut self) {
+        self.shows_logs = false;
+    }
+
     /// The story is over: nothing has died by itself, and nothing is left behind.
     pub async fn end(mut self) -> anyhow::Result<()> {
-        for server in std::iter::once(&mut self.front).chain(&mut self.workers) {
+        for server in self.servers_mut() {
             server.still_runs()?;
             // Those that the story ended itself do not run.
             let _ = server.kill().await;
@@ -489,7 +555,10 @@ impl Bot {
 /// Shows the logs. The test runner keeps them to itself unless the story fails.
 impl Drop for Bot {
     fn drop(&mut self) {
-        for server in std::iter::once(&self.front).chain(&self.workers) {
+        if !self.shows_logs {
+            return;
+        }
+        for server in self.servers() {
             show(&server.admin_address(), &server.log());
         }
     }

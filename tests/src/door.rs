@@ -35,8 +35,11 @@ impl Door {
         self.address
     }
 
-    /// Opens it.
+    /// Opens it, if it is shut.
     pub async fn open(&mut self) -> anyhow::Result<()> {
+        if self.keeper.is_some() {
+            return Ok(());
+        }
         let listener = TcpListener::bind(self.address).await?;
         self.keeper = Some(tokio::spawn(keep(listener, self.service)));
         Ok(())

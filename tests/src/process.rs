@@ -39,18 +39,20 @@ pub fn chickwork(command: &str) -> anyhow::Result<Command> {
 
 /// The binary, which is built once per test process, if it is not there yet: cargo builds binaries
 /// only for the tests of their own package.
-fn binary() -> anyhow::Result<&'static Path> {
+pub(crate) fn binary() -> anyhow::Result<&'static Path> {
     static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let built = BINARY.get_or_init(|| build().map_err(|error| format!("{error:#}")));
     built.as_deref().map_err(|error| anyhow::anyhow!("{error}"))
 }
 
 fn build() -> anyhow::Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let folder = test
+    let program = std::env::current_exe()?;
+    // Programs lie in target/PROFILE, tests one folder further down.
+    let folder = program
         .ancestors()
-        .nth(2)
-        .context("tests run in target/PROFILE/deps")?;
+        .skip(1)
+        .find(|folder| !folder.ends_with("deps"))
+        .context("a program lies in a folder")?;
     let profile = folder.file_name().and_then(|name| name.to_str());
     // Just as `tests/run` builds everything: with other packages selected, cargo would choose other
     // features of shared dependencies and build those once more.
@@ -234,6 +236,11 @@ impl Server {
         Ok(status)
     }
 
+    /// Whether it was started and has not been seen to end.
+    pub fn runs(&self) -> bool {
+        self.running.is_some()
+    }
+
     /// Sees that it still runs, as it was not told to end.
     pub fn still_runs(&mut self) -> anyhow::Result<()> {
         let role = self.role;
@@ -257,6 +264,18 @@ impl Server {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kib = line.and_then(|line| line.split_whitespace().next());
         Ok(kib.context("no VmRSS")?.parse::<f64>()? / 1024.0)
+    }
+
+    /// From its next start on it has this setting.
+    pub fn set(&mut self, name: &str, value: impl Into<String>) {
+        self.environment.insert(name.to_owned(), value.into());
+    }
+
+    /// Which process it is, for whoever is to kill it.
+    pub fn id(&self) -> anyhow::Result<i32> {
+        let running = self.running.as_ref().context("it does not run")?;
+        let id = running.child.id().context("it has ended")?;
+        Ok(i32::try_from(id)?)
     }
 
     /// Its settings.

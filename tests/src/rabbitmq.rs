@@ -149,6 +149,29 @@ impl Node {
         Ok(())
     }
 
+    /// Freezes the node: its address still takes connections, and says nothing.
+    pub fn freeze(&self) -> anyhow::Result<()> {
+        self.pause(libc::SIGSTOP, "pause")
+    }
+
+    /// Lets it go on as if nothing had happened.
+    pub fn thaw(&self) -> anyhow::Result<()> {
+        self.pause(libc::SIGCONT, "unpause")
+    }
+
+    fn pause(&self, number: i32, command: &str) -> anyhow::Result<()> {
+        match &self.made_of {
+            MadeOf::Package { server, .. } => {
+                let server = server.as_ref().context("the node is not running")?;
+                signal_group(server.id(), number);
+            }
+            MadeOf::Container { name, .. } => {
+                docker(&[command, name])?;
+            }
+        }
+        Ok(())
+    }
+
     /// Starts it again on the same data.
     pub fn start_again(&mut self) -> anyhow::Result<()> {
         match &self.made_of {

@@ -1,14 +1,19 @@
 //! What `chickwork doctor` says: nothing is wrong where nothing is; else what, and what to do.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use anyhow::{Context, ensure};
+use bytes::Bytes;
+use chickwork_queue::Stored;
+use chickwork_queue::event::Event;
+use chickwork_queue::spool::{Spool, SpoolSettings};
 use chickwork_sandbox::fault::{Call, Fault, Service};
 use chickwork_sandbox::{DEMO_API_KEY, DEMO_API_TOKEN, DEMO_WEBHOOK_TOKEN, Sandbox, town};
 use chickwork_tests::bot::Plan;
 use chickwork_tests::process::{Environment, chickwork, choose_crypto, free_port};
-use chickwork_tests::stage::{Kind, Stage, within};
+use chickwork_tests::stage::{self, Kind, Stage, an_event, within};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -226,6 +231,19 @@ pub(super) async fn the_doctor_visits_a_bot_at_work(kind: Kind) -> anyhow::Resul
         let note =
             "note  CHICKWORK_ADMIN_LISTEN: A running `chickwork worker` has its admin port on";
         Visit::of(&output)?.expect(0, &[note])?;
+    }
+    if kind == Kind::Rabbitmq {
+        let mut command = chickwork("doctor")?;
+        command
+            .envs(bot.front.environment())
+            .args(["--role", "ingress", "--strict"]);
+        let output = within(VISIT, "the doctor is done", command.output()).await??;
+        let spool = &bot.front.environment()["CHICKWORK_SPOOL"];
+        let process = format!("{spool} is in order; process {}", bot.front.id()?);
+        let visit = Visit::of(&output)?;
+        for words in [&process, " uses it, and nothing waits in it."] {
+            ensure!(visit.said.contains(words), "{words} in:\n{}", visit.said);
+        }
     }
     let message = bot.mention("echo still well").await?;
     assert_eq!(bot.answer(&message).await?, "still well");
@@ -472,6 +490,169 @@ pub(super) async fn what_is_wrong_with_the_broker_is_told_with_its_cure() -> any
         .await?;
     connection.close(200, "done".into()).await?;
     Ok(())
+}
+
+/// How much the spools of these stories may hold: the least that is possible.
+const SPOOL_MAX_BYTES: u64 = 1024 * 1024;
+
+/// A spool with these events, as an ingress leaves it that has found no broker.
+async fn a_spool(path: PathBuf, events: &[Event]) -> anyhow::Result<Spool> {
+    let nowhere = format!("amqp://guest:hush@127.0.0.1:{}/%2f", free_port()?);
+    let queue = chickwork_queue::Queue::open(stage::settings(&nowhere, "spools")?).await?;
+    let max_bytes = SPOOL_MAX_BYTES;
+    let spool = Spool::open(SpoolSettings { path, max_bytes }, &queue).await?;
+    let publisher = queue.publisher_with(&spool);
+    for event in events {
+        assert_eq!(publisher.publish(event).await?, Stored::Spool);
+    }
+    Ok(spool)
+}
+
+/// The files in a folder, with what is in them.
+fn files(folder: &Path) -> anyhow::Result<BTreeMap<PathBuf, Vec<u8>>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            files.insert(entry.path(), std::fs::read(entry.path())?);
+        }
+    }
+    Ok(files)
+}
+
+/// A spool that cannot be used, or that an ingress would set aside; nothing is done to it.
+pub(super) async fn what_is_wrong_with_the_spool_is_told_with_its_cure() -> anyhow::Result<()> {
+    let patient = Patient::on(Kind::Rabbitmq).await?;
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name);
+    let write = |name: &str, bytes: &[u8]| std::fs::write(path(name), bytes);
+    std::fs::create_dir(path("folder"))?;
+    write("notes.txt", "somebody's notes\n".repeat(100).as_bytes())?;
+    let queue = format!("sqlite:{}", path("queue.db").display());
+    let queue = stage::open(&queue, "-").await?;
+    queue.close(VISIT).await;
+    drop(queue);
+    let event = an_event(1);
+    let spool = a_spool(path("good.db"), std::slice::from_ref(&event)).await?;
+    spool.stop(std::future::ready(())).await;
+    let good = std::fs::read(path("good.db"))?;
+    // SQLite keeps the version of a file in these bytes.
+    let mut newer = good.clone();
+    newer[60..64].copy_from_slice(&2_u32.to_be_bytes());
+    write("newer.db", &newer)?;
+    let mut damaged = good;
+    for page in damaged.chunks_mut(4096).skip(1) {
+        page[..100].fill(0xa5);
+    }
+    write("damaged.db", &damaged)?;
+    let before = files(folder.path())?;
+
+    let spool_row = |name: &str, says, cure| {
+        row(
+            &[("CHICKWORK_SPOOL", &path(name).display().to_string())],
+            says,
+            cure,
+        )
+    };
+    let rows = vec![
+        spool_row("folder", "is no file, but a folder", "Name a file"),
+        spool_row("nowhere/spool.db", "cannot be there", "Create the folder"),
+        spool_row(
+            "notes.txt",
+            "is not a Chickwork file; an ingress would set it aside",
+            "Name another file in CHICKWORK_SPOOL",
+        ),
+        spool_row(
+            "queue.db",
+            "is a queue in its own right",
+            "Name another file in CHICKWORK_SPOOL",
+        ),
+        spool_row(
+            "newer.db",
+            "has version 2",
+            "an ingress of the newer release",
+        ),
+        spool_row("damaged.db", "is damaged", "sqlite3 FILE .recover"),
+        row(
+            &[("CHICKWORK_SPOOL_MAX_BYTES", "1000")],
+            "CHICKWORK_SPOOL_MAX_BYTES=1000",
+            "unset it for its default",
+        ),
+        row(
+            &[(
+                "CHICKWORK_QUEUE",
+                &format!("sqlite:{}", path("good.db").display()),
+            )],
+            "is no queue, but the spool of an ingress, with 1 event for a broker",
+            "Name another file in CHICKWORK_QUEUE",
+        ),
+    ];
+    all_wrong(&patient, rows).await?;
+    ensure!(files(folder.path())? == before, "something was changed");
+    Ok(())
+}
+
+/// What waits in a spool is told, with who is to bring it to the broker.
+pub(super) async fn what_waits_in_a_spool_is_a_note() -> anyhow::Result<()> {
+    let patient = Patient::on(Kind::Rabbitmq).await?;
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("spool.db");
+    let named = path.display().to_string();
+    let max_bytes = SPOOL_MAX_BYTES.to_string();
+    let settings = [
+        ("CHICKWORK_SPOOL", named.as_str()),
+        ("CHICKWORK_SPOOL_MAX_BYTES", &max_bytes),
+    ];
+    let visit = async || patient.visit(&settings, &["--role", "ingress"]).await;
+    let none_yet = format!("ok    spool: There is none yet; {named} will be created.");
+    visit().await?.expect(0, &[&none_yet])?;
+
+    let spool = a_spool(path.clone(), &[an_event(1), an_event(2)]).await?;
+    let by_us = format!("and process {} since ", std::process::id());
+    visit().await?.expect(
+        0,
+        &[
+            "note  spool: 2 events wait in ",
+            &by_us,
+            "They go to the broker by themselves",
+        ],
+    )?;
+    spool.stop(std::future::ready(())).await;
+    let before = files(folder.path())?;
+    visit().await?.expect(
+        0,
+        &[
+            "note  spool: 2 events wait in ",
+            "and no process uses it just now",
+            "Start an ingress with this CHICKWORK_SPOOL",
+        ],
+    )?;
+    ensure!(files(folder.path())? == before, "something was changed");
+
+    let large = Event {
+        body: Bytes::from(vec![b' '; 850_000]),
+        ..an_event(3)
+    };
+    let spool = a_spool(path.clone(), &[large]).await?;
+    visit().await?.expect(
+        0,
+        &["note  spool: 3 events wait in ", "once the spool is full"],
+    )?;
+    spool.stop(std::future::ready(())).await;
+
+    // What an ingress has set aside waits for a person.
+    std::fs::write(&path, "this is no spool any more\n".repeat(100))?;
+    let spool = a_spool(path, &[]).await?;
+    spool.stop(std::future::ready(())).await;
+    visit().await?.expect(
+        0,
+        &[
+            "nothing waits in it",
+            "note  spool: Set aside in ",
+            "spool.db.set-aside-",
+            "sqlite3 FILE .recover",
+        ],
+    )
 }
 
 /// What works and somebody should know does not fail, unless asked for.

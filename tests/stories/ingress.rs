@@ -1,6 +1,5 @@
 //! The ingress as Chatwork, its load balancer and everybody else on the internet see it.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -9,7 +8,6 @@ use chickwork_queue::job::{Cause, Step};
 use chickwork_queue::outcome::What;
 use chickwork_sandbox::DEMO_WEBHOOK_TOKEN;
 use chickwork_tests::bot::{Bot, Plan, a_hook};
-use chickwork_tests::door::Door;
 use chickwork_tests::process::http;
 use chickwork_tests::stage::{Kind, soon};
 use jiff::Timestamp;
@@ -246,50 +244,5 @@ pub(super) async fn slow_clients_keep_nobody_waiting(kind: Kind) -> anyhow::Resu
             .await
             .context("not cut off within 30 s")?;
     }
-    bot.end().await
-}
-
-/// While neither broker nor spool can take it, Chatwork is told so quickly; afterwards all goes on
-/// by itself.
-pub(super) async fn without_its_broker_the_ingress_says_503_and_recovers() -> anyhow::Result<()> {
-    let node = chickwork_tests::stage::Stage::new(Kind::Rabbitmq)?;
-    let location = node.location();
-    let port = location
-        .rsplit_once(':')
-        .and_then(|(_, rest)| rest.split('/').next());
-    let port: u16 = port.context("the location has a port")?.parse()?;
-    let mut door = Door::to(SocketAddr::from(([127, 0, 0, 1], port))).await?;
-    let through_the_door = location.replace(
-        &format!(":{port}/"),
-        &format!(":{}/", door.address().port()),
-    );
-    let mut bot = Plan::on(Kind::Rabbitmq)?
-        .with("CHICKWORK_QUEUE", through_the_door)
-        .start()
-        .await?;
-    let message = bot.mention("echo before").await?;
-    assert_eq!(bot.answer(&message).await?, "before");
-
-    door.shut().await;
-    let begun = Instant::now();
-    for number in 2..5 {
-        let sent = bot
-            .deliver(&a_hook(&number.to_string(), "echo lost"))
-            .await?;
-        assert_eq!(sent.status, Some(503));
-    }
-    assert!(
-        begun.elapsed() < Duration::from_secs(15),
-        "{:?}",
-        begun.elapsed()
-    );
-    let unavailable = "chickwork_webhooks_total{result=\"unavailable\"}";
-    assert_eq!(bot.front.figure(unavailable).await?, 3.0);
-    bot.front.not_ready("").await?;
-
-    door.open().await?;
-    bot.ready().await?;
-    let message = bot.mention("echo after").await?;
-    assert_eq!(bot.answer(&message).await?, "after");
     bot.end().await
 }

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use chickwork_chatwork::id::{MessageId, RoomId};
 use chickwork_queue::outcome::What;
+use chickwork_sandbox::Say;
 use chickwork_sandbox::fault::{Call, Fault, Service};
 use chickwork_sandbox::webhook::Kind as HookKind;
-use chickwork_sandbox::{Say, town};
-use chickwork_tests::bot::{Bot, Plan, SOMEBODY, acknowledged, mentioning};
+use chickwork_tests::bot::{Bot, Plan, SOMEBODY, mentioning};
 use chickwork_tests::stage::Kind;
 
 /// Longer than it takes to find out what became of a post of a process that is gone.
@@ -253,68 +253,4 @@ pub(super) async fn mentions_wait_for_workers(kind: Kind) -> anyhow::Result<()> 
     bot.all_answered_once(A_MINUTE, &mentions).await?;
     assert_eq!(bot.asked().len(), mentions.len());
     bot.end().await
-}
-
-/// The broker is stopped and killed while people talk: what was acknowledged is answered, once, and
-/// everything goes on by itself.
-pub(super) async fn a_broker_that_restarts_loses_nothing() -> anyhow::Result<()> {
-    let mut bot = Plan::on(Kind::Rabbitmq)?
-        .alone()
-        .workers(2)
-        .unlimited()
-        .start()
-        .await?;
-    let message = bot.mention("echo before").await?;
-    bot.answer(&message).await?;
-    // Queues younger than a second do not survive a kill of their only node.
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    for clean in [true, false] {
-        let talking = talk(&bot);
-        let restarting = async {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            tokio::task::block_in_place(|| {
-                let mut node = bot.stage().node()?;
-                if clean {
-                    node.stop()?
-                } else {
-                    node.kill()?
-                }
-                node.start_again()
-            })
-        };
-        let (talked, restarted) = tokio::join!(talking, restarting);
-        talked?;
-        restarted?;
-        bot.ready().await?;
-    }
-    let message = bot.mention("echo after").await?;
-    assert_eq!(bot.answer_within(A_MINUTE, &message).await?, "after");
-    let acknowledged = acknowledged(&bot.sandbox.ledger());
-    assert!(
-        acknowledged.len() > 20,
-        "only {} were acknowledged",
-        acknowledged.len()
-    );
-    bot.all_answered_once(A_MINUTE, &acknowledged).await?;
-    for message in &acknowledged {
-        assert_eq!(bot.answers(message), 1);
-    }
-    bot.end().await
-}
-
-/// Mentions in a room after the other, for some seconds, taken or not.
-async fn talk(bot: &Bot) -> anyhow::Result<()> {
-    for number in 0..60 {
-        let room = RoomId(300_000_000 + number % 10);
-        bot.sandbox
-            .say(Say::new(
-                room,
-                town::BEN,
-                mentioning(&format!("echo {number}")),
-            ))
-            .await;
-        // People do not talk as fast as they can.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    Ok(())
 }

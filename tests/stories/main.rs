@@ -3,6 +3,7 @@
 //! asserted is what a person in the room would see, and what it cost.
 
 mod answered;
+mod audit;
 mod chatwork;
 mod commands;
 mod dead;
@@ -15,41 +16,10 @@ mod many;
 mod not_answered;
 mod quiet;
 mod simsimi;
+mod spool;
 mod status;
 
-use chickwork_tests::stage::Kind;
-
-/// Tells a story on a runtime of its own.
-fn tell(story: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?
-        .block_on(story)
-}
-
-macro_rules! stories {
-    (
-        both: [$($chapter:ident: [$($story:ident),* $(,)?]),* $(,)?],
-        rabbitmq: [$($broker_chapter:ident: [$($broker_story:ident),* $(,)?]),* $(,)?],
-        once: [$($single_chapter:ident: [$($single_story:ident),* $(,)?]),* $(,)?] $(,)?
-    ) => {
-        mod sqlite {
-            use super::*;
-            $($(#[test] fn $story() -> anyhow::Result<()> { tell($chapter::$story(Kind::Sqlite)) })*)*
-        }
-        mod rabbitmq {
-            use super::*;
-            $($(#[test] fn $story() -> anyhow::Result<()> { tell($chapter::$story(Kind::Rabbitmq)) })*)*
-            $($(#[test] fn $broker_story() -> anyhow::Result<()> { tell($broker_chapter::$broker_story()) })*)*
-        }
-        mod once {
-            $($(#[test] fn $single_story() -> anyhow::Result<()> { super::tell(super::$single_chapter::$single_story()) })*)*
-        }
-    };
-}
-
-stories! {
+chickwork_tests::stories! {
     both: [
         answered: [
             a_mention_is_answered_in_its_room_with_simsimis_words,
@@ -100,6 +70,15 @@ stories! {
             mentions_wait_for_workers,
         ],
         figures: [the_figures_add_up_to_what_happened],
+        audit: [
+            the_audit_adds_up_to_what_the_world_saw,
+            what_was_taken_out_by_hand_is_listed_and_put_back,
+            what_is_put_back_too_often_is_answered_once,
+            putting_back_can_be_stopped_and_says_how_far_it_came,
+            an_audit_without_an_archive_says_what_it_does_not_know,
+            a_reply_that_was_said_twice_is_told,
+            a_worker_that_is_killed_leaves_nothing_unexplained,
+        ],
         dead: [
             every_cause_is_listed_shown_and_retried,
             who_has_looked_has_an_uncertain_reply_posted,
@@ -129,16 +108,26 @@ stories! {
         quiet: [no_log_tells_secrets_or_what_people_said],
         many: [
             a_company_talks_at_once_and_each_is_answered_once,
-            workers_die_at_random_and_each_mention_is_answered_once,
         ],
     ],
     rabbitmq: [
-        interrupted: [a_broker_that_restarts_loses_nothing],
         hostile: [what_somebody_put_into_the_broker_holds_nobody_up],
-        ingress: [without_its_broker_the_ingress_says_503_and_recovers],
+        spool: [
+            a_broker_that_is_killed_costs_no_webhook,
+            a_broker_that_hangs_makes_few_webhooks_wait,
+            an_ingress_starts_without_its_broker_and_with_a_spoilt_spool,
+            what_waits_survives_its_ingress,
+            without_broker_and_spool_the_ingress_says_503_and_recovers,
+        ],
         dead: [a_wrong_namespace_is_told_and_nothing_is_created],
-        doctor: [what_is_wrong_with_the_broker_is_told_with_its_cure],
+        audit: [an_audit_of_a_wrong_namespace_says_so],
+        doctor: [
+            what_is_wrong_with_the_broker_is_told_with_its_cure,
+            what_is_wrong_with_the_spool_is_told_with_its_cure,
+            what_waits_in_a_spool_is_a_note,
+        ],
         status: [
+            status_tells_what_waits_in_a_spool,
             status_says_when_nobody_uses_this_namespace,
             status_says_that_the_broker_takes_no_messages,
             what_may_not_be_seen_is_not_made_up,
@@ -157,6 +146,7 @@ stories! {
             what_topology_prints_is_what_a_managed_broker_needs,
         ],
         dead: [a_queue_file_that_is_not_there_is_named_and_not_created],
+        audit: [an_audit_of_nothing_names_what_is_not_there],
         doctor: [
             what_is_wrong_is_told_with_its_cure,
             a_wrong_clock_is_found_by_chatworks,

@@ -1,5 +1,8 @@
 //! What `chickwork status` says of a bot that works, of one that does not, and of none.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -16,6 +19,8 @@ use tokio::process::Command;
 const LOOK: Duration = Duration::from_secs(45);
 /// How long until a process that is gone without a word is not counted any more.
 const FADED: Duration = Duration::from_secs(60);
+/// How long until everything is as before once the broker has come back.
+const BACK: Duration = Duration::from_secs(60);
 /// Before it is looked again: reports are not announced.
 const LOOK_AGAIN: Duration = Duration::from_millis(300);
 
@@ -232,6 +237,111 @@ pub(super) async fn status_says_when_there_is_nothing() -> anyhow::Result<()> {
     );
     ensure!(!away.said.contains("hush"), "{}", away.said);
     Ok(())
+}
+
+/// While the broker is away or does not take events, they wait in a spool, and are told wherever it is
+/// possible to know of them; looking leaves no trace.
+pub(super) async fn status_tells_what_waits_in_a_spool() -> anyhow::Result<()> {
+    let mut bot = Plan::on(Kind::Rabbitmq)?.alone().prepare().await?;
+    control(&bot, &["add_user", "ingress", "hush"])?;
+    may_write(&bot, ".*")?;
+    let queue = bot.stage().location();
+    bot.front.set(
+        "CHICKWORK_QUEUE",
+        queue.replace("guest:guest", "ingress:hush"),
+    );
+    for server in bot.servers_mut() {
+        server.start()?;
+    }
+    bot.ready().await?;
+    let works = |json: &Value| json["works"] == true;
+    let (_, json) = until(&bot, SOON, "it works", works).await?;
+    assert_eq!(json["spools"][0]["events"], 0, "{json:#}");
+    // From now on the broker takes its reports, and no events.
+    may_write(&bot, &format!("^(?!{}\\.in$)", bot.stage().namespace()))?;
+    let first = bot.mention("echo first").await?;
+    let second = bot.mention("echo second").await?;
+    let spooled = |json: &Value| json["spools"][0]["events"] == 2;
+    let (exit, json) = until(&bot, SOON, "two events wait", spooled).await?;
+    assert_eq!((exit, &json["waiting"]), (Some(0), &Value::from(2)));
+    assert!(json["oldest_seconds"].is_u64(), "{json:#}");
+    let host = json["spools"][0]["host"].as_str().unwrap_or_default();
+    let told = in_words(&bot).await?;
+    for words in [
+        &format!("  ingress on {host}: 2 events wait in its spool (the oldest for "),
+        "until the broker takes them",
+        "2 waiting, the oldest for ",
+    ] {
+        assert!(told.said.contains(words), "{words} in\n{}", told.said);
+    }
+
+    // The broker goes; what is on this machine can be seen, if one knows where.
+    control(&bot, &["stop_app"])?;
+    let third = bot.mention("echo third").await?;
+    let spool = &bot.front.environment()["CHICKWORK_SPOOL"];
+    let folder = Path::new(spool).parent().context("it is in a folder")?;
+    let before = names(folder)?;
+    let empty = tempfile::tempdir()?;
+    let away = look(status(&bot)?.current_dir(&empty)).await?;
+    assert_eq!(away.exit, Some(1));
+    for words in [
+        "the queue cannot be used: ",
+        "each ingress keeps events in its spool: run this beside one",
+    ] {
+        assert!(away.said.contains(words), "{words} in\n{}", away.said);
+    }
+    let beside = look(status(&bot)?.env("CHICKWORK_SPOOL", spool)).await?;
+    let waits = format!("3 events wait in {spool} (the oldest for ");
+    assert!(beside.said.contains(&waits), "{waits} in\n{}", beside.said);
+    let json = look(status(&bot)?.env("CHICKWORK_SPOOL", spool).arg("--json")).await?;
+    let json: Value = serde_json::from_str(&json.said)?;
+    assert_eq!(json["spools"][0]["path"].as_str(), Some(spool.as_str()));
+    assert_eq!(json["spools"][0]["events"], 3);
+    assert_eq!(json["waiting"], Value::Null, "nobody knows how many in all");
+    let file = format!("sqlite:{spool}");
+    let pointed_at = look(status(&bot)?.env("CHICKWORK_QUEUE", &file)).await?;
+    assert_eq!(pointed_at.exit, Some(1));
+    for words in [
+        &format!("{spool} is the spool of an ingress."),
+        "3 events wait in it",
+    ] {
+        assert!(
+            pointed_at.said.contains(words),
+            "{words} in\n{}",
+            pointed_at.said
+        );
+    }
+    assert_eq!(names(folder)?, before, "looking left something");
+    ensure!(names(empty.path())?.is_empty(), "looking created something");
+
+    control(&bot, &["start_app"])?;
+    may_write(&bot, ".*")?;
+    let drained = |json: &Value| json["works"] == true && json["spools"][0]["events"] == 0;
+    until(&bot, BACK, "the spool is empty", drained).await?;
+    bot.all_answered_once(BACK, &[first, second, third]).await?;
+    let pointed_at = look(status(&bot)?.env("CHICKWORK_QUEUE", &file)).await?;
+    assert_eq!(pointed_at.exit, Some(0), "{}", pointed_at.said);
+    assert!(pointed_at.said.contains("Nothing waits in it."));
+    bot.end().await
+}
+
+/// Does something to the bot's own broker.
+fn control(bot: &Bot, arguments: &[&str]) -> anyhow::Result<String> {
+    tokio::task::block_in_place(|| bot.stage().node()?.control(arguments))
+}
+
+/// Lets the ingress write to these objects of the broker only.
+fn may_write(bot: &Bot, objects: &str) -> anyhow::Result<String> {
+    let arguments = ["set_permissions", "ingress", ".*", objects, ".*"];
+    control(bot, &arguments)
+}
+
+/// The names of what is in a folder.
+fn names(folder: &Path) -> anyhow::Result<BTreeSet<OsString>> {
+    let entries = std::fs::read_dir(folder)?;
+    Ok(entries
+        .map(|entry| Ok(entry?.file_name()))
+        .collect::<std::io::Result<_>>()?)
 }
 
 /// A broker that serves others, under another name.
