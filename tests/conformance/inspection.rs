@@ -10,7 +10,7 @@ use chickwork_queue::event::Event;
 use chickwork_queue::examine::{Finding, Grade, Needs};
 use chickwork_queue::job::{Attempt, Cause, Settled, Settlement, Step, Work};
 use chickwork_queue::outcome::{Outcome, What};
-use chickwork_queue::report::{Depth, Report};
+use chickwork_queue::report::{Depth, Report, SpoolReport};
 use chickwork_queue::{Claim, Declare, Entry, Location, Queue, Settings};
 use chickwork_tests::stage::{
     Kind, Stage, a_reply, an_event, dead_letters, next, outcome, retry, settle, soon, take, within,
@@ -46,6 +46,8 @@ fn a_report(process: Uuid, at: Timestamp) -> Report {
         pauses: Vec::new(),
         posting: false,
         spool: None,
+        spool_trouble: None,
+        holds: None,
     }
 }
 
@@ -380,6 +382,7 @@ pub(crate) async fn an_audit_tells_where_every_event_has_got_to(
         waiting: 3,
         unexplained: 1,
         twice: 0,
+        spooled: 0,
         ignored_by: counts(&[("flood", 1), ("own", 1), ("unknown_type", 1)]),
         dead_by: counts(&[("dropped", 1), ("malformed", 1), ("refused", 2)]),
     };
@@ -450,6 +453,29 @@ pub(crate) async fn an_audit_tells_where_every_event_has_got_to(
     let later = put_off.received_at + SignedDuration::from_hours(1);
     let audit = looking.audit(later, WAIT).await?;
     ensure!(audit.sums == Sums::default(), "{audit:?}");
+
+    // What waits in spools is told beside the sums; in front of a file there are none.
+    let spool = Some(SpoolReport {
+        events: 3,
+        oldest: None,
+        bytes: 12_288,
+        max_bytes: 1_048_576,
+    });
+    queue.report(&Report {
+        spool,
+        ..a_report(Uuid::now_v7(), Timestamp::now())
+    });
+    let is_broker = !stage.location().starts_with("sqlite:");
+    let expected = Sums {
+        spooled: if is_broker { 3 } else { 0 },
+        ..Sums::default()
+    };
+    let told = seen(
+        "what is spooled is told",
+        async || Ok(looking.audit(later, WAIT).await?),
+        |audit| audit.sums == expected && audit.is_clean(),
+    );
+    Box::pin(told).await?;
     Ok(())
 }
 

@@ -21,7 +21,7 @@ use chickwork_tests::stage::{
 };
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
-use lapin::options::QueueDeleteOptions;
+use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -91,6 +91,13 @@ impl Scene {
             max_bytes,
         };
         let spool = Spool::open(spool, &queue).await?;
+        let opened = async {
+            while spool.look().await.is_err() {
+                // Looking is how one finds out: nobody tells.
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        within(A_TRY, "the spool is open", opened).await?;
         let publisher = queue.publisher_with(&spool);
         Ok(Ingress {
             queue,
@@ -101,12 +108,30 @@ impl Scene {
 
     /// What was set aside, without the files beside it.
     fn set_aside(&self) -> anyhow::Result<Vec<PathBuf>> {
+        self.called(".set-aside-")
+    }
+
+    /// What was set aside, once all that can be read of it has been saved.
+    async fn until_set_aside(&self) -> anyhow::Result<PathBuf> {
+        let set_aside = async {
+            loop {
+                if let [aside] = &self.set_aside()?[..] {
+                    return anyhow::Ok(aside.clone());
+                }
+                // Looking is how one finds out: nobody tells.
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        within(A_TRY, "it is set aside", set_aside).await?
+    }
+
+    fn called(&self, word: &str) -> anyhow::Result<Vec<PathBuf>> {
         let entries = std::fs::read_dir(self.folder.path())?;
         let paths = entries.map(|entry| Ok(entry?.path()));
         let paths: Vec<PathBuf> = paths.collect::<anyhow::Result<_>>()?;
         let is_aside = |path: &PathBuf| {
             let name = path.display().to_string();
-            name.contains(".set-aside-") && !name.ends_with("-wal") && !name.ends_with("-shm")
+            name.contains(word) && !name.ends_with("-wal") && !name.ends_with("-shm")
         };
         Ok(paths.into_iter().filter(is_aside).collect())
     }
@@ -465,7 +490,7 @@ fn what_the_broker_has_no_place_for_holds_up_nothing_else() -> anyhow::Result<()
         ensure!(publisher.bury(&malformed, "no JSON").await? == Stored::Spool);
         let mut claims = scene.stage.queue().await?.claim_asks(LIMIT);
         for event in events(1..10) {
-            publisher.publish(&event).await?;
+            ensure!(publisher.publish(&event).await? == Stored::Broker);
             ensure!(answer(&mut claims).await? == event);
         }
         // Whoever opened the queue to look for them has declared what was missing.
@@ -479,6 +504,113 @@ fn what_the_broker_has_no_place_for_holds_up_nothing_else() -> anyhow::Result<()
         let letters = within(A_TRY, "it is buried", buried).await??;
         ensure!(letters.iter().any(|letter| letter.id == malformed.id));
         Ok(())
+    })
+}
+
+#[test]
+fn what_cannot_be_told_of_is_tried_again_without_a_trace() -> anyhow::Result<()> {
+    on_a_scene(async |scene: Scene| {
+        let managed = Settings {
+            declare: Declare::Passive,
+            ..scene.settings()?
+        };
+        let queue = Queue::open(managed).await?;
+        soon("the queue can be used", async {
+            while queue.check().await.is_err() {}
+        })
+        .await?;
+        let settings = SpoolSettings {
+            path: scene.path(),
+            max_bytes: MIB,
+        };
+        let spool = Spool::open(settings, &queue).await?;
+        let operator = scene.stage.operator().await?.create_channel().await?;
+        let outcomes = format!("{}.outcomes", scene.stage.namespace());
+        operator
+            .exchange_delete(outcomes.into(), ExchangeDeleteOptions::default())
+            .await?;
+        let [malformed, ignored] = [1, 2].map(an_event);
+        let direct = queue.publisher();
+        for _ in 0..10 {
+            let buried = direct.bury(&malformed, "no JSON").await;
+            let archived = direct.archive(&ignored, "unknown_type").await;
+            ensure!(buried.is_err() && archived.is_err(), "nobody can be told");
+        }
+        let publisher = queue.publisher_with(&spool);
+        ensure!(publisher.bury(&malformed, "no JSON").await? == Stored::Spool);
+        ensure!(publisher.archive(&ignored, "unknown_type").await? == Stored::Spool);
+
+        // Whoever may declare mends it.
+        let healing = open(&scene.location()?, scene.stage.namespace()).await?;
+        let forwarded = async {
+            while spool.look().await?.events > 0 {
+                // Looking is how one finds out: nobody tells.
+                tokio::time::sleep(AGAIN).await;
+            }
+            anyhow::Ok(())
+        };
+        within(A_TRY, "the spool is empty", forwarded).await??;
+        let letters = dead_letters(&healing).await?;
+        let letters: Vec<_> = letters.iter().map(|letter| letter.id).collect();
+        ensure!(letters == [malformed.id], "{letters:?}");
+        let archived = async {
+            loop {
+                let mut read = healing.archive().read(Timestamp::UNIX_EPOCH);
+                let mut archived = Vec::new();
+                while let Some(event) = read.next().await? {
+                    archived.push(event.id);
+                }
+                // The letter's copy comes some time later.
+                if archived.contains(&malformed.id) {
+                    archived.retain(|id| *id == ignored.id);
+                    return anyhow::Ok(archived);
+                }
+            }
+        };
+        let archived = soon("all are archived", archived).await??;
+        ensure!(archived == [ignored.id], "{archived:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn an_event_that_the_broker_refuses_for_itself_is_in_nobodys_way() -> anyhow::Result<()> {
+    tell(Stage::alone(Kind::Rabbitmq), async |stage| {
+        let mut scene = Scene::set(stage).await?;
+        scene.door.shut().await;
+        let ingress = scene.ingress().await?;
+        let largest = |bytes: u32| {
+            let set = format!("application:set_env(rabbit, max_message_size, {bytes}).");
+            tokio::task::block_in_place(|| scene.stage.node()?.control(&["eval", &set]))
+        };
+        largest(100_000)?;
+        let too_large = Event {
+            body: Bytes::from(vec![b'x'; 200_000]),
+            ..an_event(0)
+        };
+        ensure!(ingress.publisher.publish(&too_large).await? == Stored::Spool);
+        let behind = an_event(1);
+        ensure!(ingress.publisher.publish(&behind).await? == Stored::Spool);
+        scene.door.open().await?;
+        let mut claims = scene.stage.queue().await?.claim_asks(1);
+        ensure!(answer(&mut claims).await? == behind);
+        let alone = async {
+            while ingress.look().await?.events > 1 {
+                // Looking is how one finds out: nobody tells.
+                tokio::time::sleep(AGAIN).await;
+            }
+            anyhow::Ok(())
+        };
+        soon("the other one is removed", alone).await??;
+        let fresh = an_event(2);
+        ensure!(ingress.publisher.publish(&fresh).await? == Stored::Broker);
+        ensure!(answer(&mut claims).await? == fresh);
+
+        largest(1_000_000)?;
+        let claim = within(2 * A_TRY, "it is tried again", claims.next()).await?;
+        ensure!(claim.job().work == Work::Ask(too_large));
+        settle(claim, Settlement::Done).await?;
+        ingress.until_empty().await
     })
 }
 
@@ -559,11 +691,9 @@ fn a_file_that_cannot_be_used_is_set_aside_and_another_one_begun() -> anyhow::Re
             }
             let event = an_event(1);
             ensure!(ingress.publisher.publish(&event).await? == Stored::Spool);
-            let aside = scene.set_aside()?;
-            let [aside] = &aside[..] else {
-                bail!("{what}: {aside:?}")
-            };
-            ensure!(std::fs::read(aside)? == bytes, "{what} is left as it was");
+            let aside = scene.until_set_aside().await.context(what)?;
+            ensure!(std::fs::read(&aside)? == bytes, "{what} is left as it was");
+            ensure!(scene.called(".saving-")?.is_empty(), "{what}");
             std::fs::remove_file(aside)?;
             ingress.spool.stop(std::future::ready(())).await;
             std::fs::remove_file(&path)?;
@@ -584,14 +714,7 @@ fn a_file_that_is_damaged_under_way_is_replaced_without_a_restart() -> anyhow::R
         drop(operator);
         spoil(&scene.path())?;
         scene.door.open().await?;
-        let replaced = async {
-            while scene.set_aside()?.is_empty() {
-                // Looking is how one finds out: nobody tells.
-                tokio::time::sleep(AGAIN).await;
-            }
-            anyhow::Ok(())
-        };
-        within(A_TRY, "it is set aside", replaced).await??;
+        scene.until_set_aside().await?;
         scene.door.shut().await;
         let stored = async {
             for number in 10_000.. {
@@ -606,6 +729,119 @@ fn a_file_that_is_damaged_under_way_is_replaced_without_a_restart() -> anyhow::R
         within(A_TRY, "events can wait again", stored).await?;
         ensure!(ingress.look().await?.events >= 1);
         ensure!(scene.path().exists());
+        Ok(())
+    })
+}
+
+#[test]
+fn a_rescue_waits_for_room_and_goes_on_in_the_next_process() -> anyhow::Result<()> {
+    on_a_scene(async |mut scene: Scene| {
+        scene.door.shut().await;
+        let large = |number| Event {
+            body: Bytes::from(vec![b'x'; 10_000]),
+            ..an_event(number)
+        };
+        let waiting: Vec<_> = (0..300).map(large).collect();
+        let ingress = scene.ingress().await?;
+        ingress.put_off(&waiting).await?;
+        ingress.spool.stop(std::future::ready(())).await;
+        let mut bytes = std::fs::read(scene.path())?;
+        let middle = bytes.len() / 4096 / 2 * 4096;
+        bytes[middle..middle + 4096].fill(b'x');
+        std::fs::write(scene.path(), bytes)?;
+
+        // In this one a part of them has room.
+        let small = scene.ingress_with(MIB).await?;
+        let filled = async {
+            while small.publisher.publish(&large(1_000)).await.is_ok() {
+                // Looking is how one finds out: nobody tells.
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        within(A_TRY, "the new spool is full", filled).await?;
+        ensure!(small.look().await?.events < 200);
+        small.spool.stop(std::future::ready(())).await;
+        ensure!(scene.set_aside()?.is_empty(), "it is not done");
+        ensure!(scene.called(".saving-")?.len() == 1, "and is to go on");
+
+        let next = scene.ingress().await?;
+        scene.until_set_aside().await?;
+        ensure!(scene.called(".saving-")?.is_empty(), "it is done");
+        let events = next.look().await?.events;
+        ensure!(events > 250, "{events} are saved");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_journal_whose_file_is_gone_is_kept() -> anyhow::Result<()> {
+    on_a_scene(async |mut scene: Scene| {
+        scene.door.shut().await;
+        let journal = PathBuf::from(format!("{}-wal", scene.path().display()));
+        for is_empty in [true, false] {
+            let ingress = scene.ingress().await?;
+            ingress.put_off(&events(0..20)).await?;
+            let kept = std::fs::read(&journal)?;
+            ingress.spool.stop(std::future::ready(())).await;
+            if is_empty {
+                std::fs::write(scene.path(), "")?;
+            } else {
+                std::fs::remove_file(scene.path())?;
+            }
+            std::fs::write(&journal, &kept)?;
+            let as_a_queue = settings(&format!("sqlite:{}", scene.path().display()), "")?;
+            let refused = Queue::open(as_a_queue).await.err();
+            ensure!(
+                matches!(refused, Some(OpenError::JournalOnly(_))),
+                "{refused:?}"
+            );
+
+            let ingress = scene.ingress().await?;
+            ingress.put_off(&events(0..1)).await?;
+            let aside = scene.until_set_aside().await?;
+            let beside = PathBuf::from(format!("{}-wal", aside.display()));
+            ensure!(std::fs::read(&beside)? == kept);
+            std::fs::remove_file(aside)?;
+            std::fs::remove_file(beside)?;
+            ingress.spool.stop(std::future::ready(())).await;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn an_ingress_begins_without_a_spool_that_takes_long_to_open() -> anyhow::Result<()> {
+    on_a_scene(async |mut scene: Scene| {
+        let ingress = scene.ingress().await?;
+        ingress.spool.stop(std::future::ready(())).await;
+        // As long as somebody works on it, it cannot be read.
+        let operator = Connection::open(scene.path())?;
+        operator.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE")?;
+        let queue = Queue::open(scene.settings()?).await?;
+        let settings = SpoolSettings {
+            path: scene.path(),
+            max_bytes: MIB,
+        };
+        let spool = within(A_TRY, "it begins", Spool::open(settings, &queue)).await??;
+        let publisher = queue.publisher_with(&spool);
+        ensure!(spool.look().await.is_err(), "the spool is not open");
+        let stored = async {
+            while publisher.publish(&an_event(1)).await.is_err() {
+                // The broker is found in a moment.
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        soon("the broker takes events", stored).await?;
+        scene.door.shut().await;
+        drop(operator);
+        let stored = async {
+            while publisher.publish(&an_event(2)).await.is_err() {
+                // Looking is how one finds out: nobody tells.
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        within(A_TRY, "it opens by itself", stored).await?;
+        ensure!(spool.look().await?.events == 1);
         Ok(())
     })
 }

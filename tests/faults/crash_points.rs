@@ -1,9 +1,10 @@
 //! A process dies at each point at which it can: at every effect by its name, at every word between a
-//! process and its broker, at every commit of the embedded queue. Each time it is started again, and
+//! process and its broker, at every commit of the embedded queue and of the spool. Each time it is started again, and
 //! the sums hold: what was acknowledged is replied to once, and asked at most once more than without.
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use chickwork_sandbox::fault::{Call, Fault, Service, When};
 use chickwork_sandbox::ledger::{Ledger, Said};
 use chickwork_tests::bot::{Bot, Plan, SOMEBODY, acknowledged, mentioning};
 use chickwork_tests::disk::{Disk, Side};
+use chickwork_tests::door::Door;
 use chickwork_tests::gate::{Gate, Moment};
 use chickwork_tests::process::Server;
 use chickwork_tests::stage::{Kind, soon};
@@ -645,6 +647,130 @@ fn look(file: &Path, ledger: &Ledger) -> anyhow::Result<Found> {
     } else {
         Found::Nothing
     })
+}
+
+/// What an ingress that died with an event in its spool has left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Left {
+    Nothing,
+    /// The event waits, and nobody has been told that it was taken.
+    Stored,
+    /// The broker has it, and the spool as well.
+    Forwarded,
+    Removed,
+}
+
+/// An ingress whose broker is away dies at the first commit of its spool after a mention, the next time
+/// at the second one, and so on, before the commit and after it, until one is taken, forwarded and
+/// removed before the commit comes. The broker is back as soon as the mention has been taken.
+pub(super) async fn killed_at_any_commit_of_its_spool_nothing_is_lost_or_said_twice()
+-> anyhow::Result<()> {
+    use Left::{Forwarded, Nothing, Removed, Stored};
+    let mut bot = Plan::on(Kind::Rabbitmq)?.unlimited().prepare().await?;
+    let location = bot.stage().location();
+    let (user, host) = location.rsplit_once('@').context("a user")?;
+    let (address, path) = host.split_once('/').context("a virtual host")?;
+    let mut door = Door::to(address.parse::<SocketAddr>()?).await?;
+    let through_the_door = format!("{user}@{}/{path}", door.address());
+    bot.front.set("CHICKWORK_QUEUE", through_the_door);
+    let disk = Disk::under(&mut bot.front)?;
+    for server in bot.servers_mut() {
+        server.start()?;
+    }
+    bot.ready().await?;
+    let mut found = BTreeSet::new();
+    'commits: for number in 1.. {
+        for side in [Side::Before, Side::After] {
+            let struck = strike_at_spool(&mut bot, &mut door, &disk, number, side).await;
+            match struck.with_context(|| format!("killed {side:?} commit {number}"))? {
+                Some(left) => found.insert(left),
+                None => break 'commits,
+            };
+        }
+    }
+    let all = BTreeSet::from([Nothing, Stored, Forwarded, Removed]);
+    ensure!(found == all, "somebody died with {found:?} left behind");
+    all_is_explained(&bot).await?;
+    bot.end().await
+}
+
+/// A life of the ingress with a kill at this commit, and what was left then; `None` if the mention came
+/// through before.
+async fn strike_at_spool(
+    bot: &mut Bot,
+    door: &mut Door,
+    disk: &Disk,
+    number: u32,
+    side: Side,
+) -> anyhow::Result<Option<Left>> {
+    const WAITING: &str = "chickwork_spool_events";
+    door.shut().await;
+    disk.crash(number, side)?;
+    let question = format!("echo {side:?} {number}");
+    let say = Say::new(RoomId(ROOMS), SOMEBODY, mentioning(&question));
+    let said = bot.sandbox.say(say).await;
+    let acknowledged = said.webhook_status == Some(200);
+    if acknowledged {
+        door.open().await?;
+    }
+    let killed = soon("it is killed or done", async {
+        loop {
+            if bot.front.still_runs().is_err() {
+                return true;
+            }
+            let is_gone = matches!(bot.front.figure(WAITING).await, Ok(0.0));
+            if acknowledged && is_gone {
+                return false;
+            }
+            // A process tells nobody that it was killed.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await?;
+    disk.heal()?;
+    let killed = killed || bot.front.still_runs().is_err();
+    let mut left = None;
+    if killed {
+        bot.front.exit_code().await?;
+        let file = PathBuf::from(&bot.front.environment()["CHICKWORK_SPOOL"]);
+        left = Some(match (is_spooled(&file)?, acknowledged) {
+            (false, false) => Left::Nothing,
+            (true, false) => Left::Stored,
+            (true, true) => Left::Forwarded,
+            (false, true) => Left::Removed,
+        });
+        bot.front.start()?;
+        bot.front.ready().await?;
+        door.open().await?;
+    }
+    note(&format!(
+        "spool {side:?} commit {number}: killed {killed}, acknowledged {acknowledged}, {left:?}"
+    ));
+    let answered = left != Some(Left::Nothing);
+    if answered {
+        bot.posted(DOUBT, &said.message_id).await?;
+    }
+    bot.front
+        .until_figure(WAITING, |waiting| waiting == 0.0)
+        .await?;
+    let after = bot.mention("echo after").await?;
+    bot.posted(DOUBT, &after).await?;
+    let answers = bot.answers(&said.message_id);
+    ensure!(
+        answers == usize::from(answered),
+        "it was said {answers} times"
+    );
+    let asked = asked(&bot.sandbox.ledger(), &question);
+    ensure!(asked <= 2, "SimSimi was asked {asked} times");
+    Ok(left)
+}
+
+/// Whether an event waits in the spool of a process that is gone.
+fn is_spooled(file: &Path) -> anyhow::Result<bool> {
+    let file = rusqlite::Connection::open(file)?;
+    // What was left behind stays as it was left.
+    file.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    Ok(file.prepare("SELECT 1 FROM spooled")?.exists([])?)
 }
 
 #[expect(

@@ -46,6 +46,7 @@ chickwork_tests::stories! {
         crash_points: [
             killed_at_each_effect_nothing_is_lost_or_said_twice,
             killed_at_any_word_nothing_is_lost_or_said_twice,
+            killed_at_any_commit_of_its_spool_nothing_is_lost_or_said_twice,
         ],
         disk: [without_broker_and_without_room_nothing_is_acknowledged],
         broker: [

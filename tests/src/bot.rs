@@ -95,6 +95,12 @@ impl Plan {
         self
     }
 
+    /// With `serve`, whatever the queue.
+    pub fn serve(mut self) -> Self {
+        self.workers = None;
+        self
+    }
+
     /// With so many `ingress` processes behind a balancer.
     pub fn fronts(mut self, count: usize) -> Self {
         self.fronts = count;

@@ -63,6 +63,8 @@ pub struct Storm {
     front_froze: bool,
     /// Whether events were taken away that only the archive knows.
     robbed: bool,
+    /// Whether somebody has put back what the audit could not explain. Such an event is aged anew.
+    put_back: bool,
 }
 
 impl Storm {
@@ -110,6 +112,7 @@ impl Storm {
             front_died: false,
             front_froze: false,
             robbed: false,
+            put_back: false,
             bot,
         })
     }

@@ -461,6 +461,14 @@ pub(super) async fn what_is_wrong_with_the_broker_is_told_with_its_cure() -> any
         row(
             &[(
                 "CHICKWORK_QUEUE",
+                &format!("amqp://guest:guest@{}/%2f", patient.sandbox.address()),
+            )],
+            "what answers there does not speak AMQP",
+            "whether host, port",
+        ),
+        row(
+            &[(
+                "CHICKWORK_QUEUE",
                 &format!("amqp://guest:guest@{address}/nowhere"),
             )],
             "The virtual host does not exist",
@@ -572,7 +580,7 @@ pub(super) async fn what_is_wrong_with_the_spool_is_told_with_its_cure() -> anyh
             "has version 2",
             "an ingress of the newer release",
         ),
-        spool_row("damaged.db", "is damaged", "sqlite3 FILE .recover"),
+        spool_row("damaged.db", "is damaged", "brings there what can be read"),
         row(
             &[("CHICKWORK_SPOOL_MAX_BYTES", "1000")],
             "CHICKWORK_SPOOL_MAX_BYTES=1000",
@@ -636,21 +644,36 @@ pub(super) async fn what_waits_in_a_spool_is_a_note() -> anyhow::Result<()> {
     let spool = a_spool(path.clone(), &[large]).await?;
     visit().await?.expect(
         0,
-        &["note  spool: 3 events wait in ", "once the spool is full"],
+        &[
+            "note  spool: 3 events wait in ",
+            "large webhooks may be refused already",
+        ],
     )?;
     spool.stop(std::future::ready(())).await;
 
-    // What an ingress has set aside waits for a person.
-    std::fs::write(&path, "this is no spool any more\n".repeat(100))?;
-    let spool = a_spool(path, &[]).await?;
-    spool.stop(std::future::ready(())).await;
+    // What an ingress has set aside waits for a person, who does something else about each kind.
+    let good = std::fs::read(&path)?;
+    let mut newer = good.clone();
+    newer[60..64].copy_from_slice(&2_u32.to_be_bytes());
+    let mut damaged = good;
+    for page in damaged.chunks_mut(4096).skip(1) {
+        page[..100].fill(0xa5);
+    }
+    let foreign = "this is no spool any more\n".repeat(100).into_bytes();
+    for unusable in [newer, damaged, foreign] {
+        std::fs::write(&path, unusable)?;
+        let spool = a_spool(path.clone(), &[]).await?;
+        spool.stop(std::future::ready(())).await;
+    }
     visit().await?.expect(
         0,
         &[
             "nothing waits in it",
             "note  spool: Set aside in ",
             "spool.db.set-aside-",
-            "sqlite3 FILE .recover",
+            "A newer release has made it, and its events have not reached the broker",
+            "It is damaged; what could be read of it went into the new one",
+            "It is not a Chickwork file",
         ],
     )
 }

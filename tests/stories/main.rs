@@ -117,10 +117,15 @@ chickwork_tests::stories! {
             a_broker_that_hangs_makes_few_webhooks_wait,
             an_ingress_starts_without_its_broker_and_with_a_spoilt_spool,
             what_waits_survives_its_ingress,
+            a_spool_that_is_taken_is_waited_for_and_not_shared,
             without_broker_and_spool_the_ingress_says_503_and_recovers,
+            serve_stays_in_service_while_its_spool_takes_everything,
         ],
         dead: [a_wrong_namespace_is_told_and_nothing_is_created],
-        audit: [an_audit_of_a_wrong_namespace_says_so],
+        audit: [
+            what_workers_have_in_hand_is_waiting,
+            an_audit_of_a_wrong_namespace_says_so,
+        ],
         doctor: [
             what_is_wrong_with_the_broker_is_told_with_its_cure,
             what_is_wrong_with_the_spool_is_told_with_its_cure,
@@ -146,7 +151,10 @@ chickwork_tests::stories! {
             what_topology_prints_is_what_a_managed_broker_needs,
         ],
         dead: [a_queue_file_that_is_not_there_is_named_and_not_created],
-        audit: [an_audit_of_nothing_names_what_is_not_there],
+        audit: [
+            an_audit_of_nothing_names_what_is_not_there,
+            nobody_but_an_ingress_writes_into_a_spool,
+        ],
         doctor: [
             what_is_wrong_is_told_with_its_cure,
             a_wrong_clock_is_found_by_chatworks,

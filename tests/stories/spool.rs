@@ -3,18 +3,21 @@
 
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use chickwork_chatwork::id::MessageId;
 use chickwork_sandbox::webhook::Sent;
 use chickwork_tests::bot::{Bot, Plan, a_hook};
 use chickwork_tests::door::Door;
+use chickwork_tests::process::{Server, http};
 use chickwork_tests::stage::{Kind, Stage, soon, within};
 use futures_util::future::join_all;
 
 /// An answer to a webhook takes less, whatever happens.
 const DEADLINE: u64 = 5_000;
+/// Who takes longer has waited for a broker that says nothing.
+const WAITED: u64 = 2_000;
 /// How long what was put off may take, on a machine with much to do.
 const A_MINUTE: Duration = Duration::from_secs(60);
 /// The pause between looks at what nobody tells.
@@ -37,11 +40,16 @@ pub(super) async fn behind_a_door() -> anyhow::Result<(Plan, Door)> {
 
 /// Delivers a webhook that is taken in time; the message that it tells of.
 async fn taken(bot: &Bot, number: u32) -> anyhow::Result<MessageId> {
+    Ok(taken_after(bot, number).await?.0)
+}
+
+/// The same, and after how many milliseconds.
+async fn taken_after(bot: &Bot, number: u32) -> anyhow::Result<(MessageId, u64)> {
     let hook = a_hook(&number.to_string(), &format!("echo {number}"));
     let sent = bot.deliver(&hook).await?;
     assert_eq!(sent.status, Some(200), "{sent:?}");
     assert!(sent.millis < DEADLINE, "{sent:?}");
-    Ok(hook.message_id)
+    Ok((hook.message_id, sent.millis))
 }
 
 /// The same for some, one after the other.
@@ -111,17 +119,18 @@ pub(super) async fn a_broker_that_hangs_makes_few_webhooks_wait() -> anyhow::Res
     let mut bot = plan.start().await?;
     let mut messages = all_taken(&bot, 1..2).await?;
     bot.answer(&messages[0]).await?;
+    // One that has just started may have been too slow for the first.
+    let before = bot.front.figure(IN_THE_SPOOL).await?;
     bot.stage().node()?.freeze()?;
     messages.extend(taken_together(&bot, 10..15).await?);
-    let begun = Instant::now();
-    messages.extend(all_taken(&bot, 20..40).await?);
-    // Had each of them waited for the broker, they would have taken twice as long.
-    assert!(
-        begun.elapsed() < Duration::from_secs(20),
-        "{:?}",
-        begun.elapsed()
-    );
-    assert_eq!(bot.front.figure(IN_THE_SPOOL).await?, 25.0);
+    let mut waited = 0;
+    for number in 20..40 {
+        let (message, millis) = taken_after(&bot, number).await?;
+        messages.push(message);
+        waited += usize::from(millis >= WAITED);
+    }
+    assert!(waited < 5, "{waited} of 20 waited for the broker");
+    assert_eq!(bot.front.figure(IN_THE_SPOOL).await? - before, 25.0);
     bot.front.ready().await?;
     bot.stage().node()?.thaw()?;
     bot.all_answered_once(A_MINUTE, &messages).await?;
@@ -141,9 +150,17 @@ pub(super) async fn an_ingress_starts_without_its_broker_and_with_a_spoilt_spool
     std::fs::write(&spool, "Dear diary, ".repeat(1000))?;
     bot.front.start()?;
     bot.front.ready().await?;
+    let told = async {
+        while !bot.front.log().contains("the broker takes no events") {
+            // A log is there to be read, and tells nobody.
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    soon("it says that its broker is away", told).await?;
     let messages = all_taken(&bot, 1..11).await?;
     assert_eq!(bot.front.figure(IN_THE_SPOOL).await?, 10.0);
     let log = bot.front.log();
+    assert!(!log.contains("copies wait"), "there are none");
     let told = log.lines().find(|line| line.contains("set aside as"));
     let aside = told
         .and_then(|line| line.split("set aside as ").nth(1)?.split(',').next())
@@ -181,6 +198,7 @@ pub(super) async fn what_waits_survives_its_ingress() -> anyhow::Result<()> {
     assert_eq!(bot.front.exit_code().await?, Some(0));
     let log = bot.front.log();
     assert!(log.contains("23 events wait in the spool"), "it is said");
+    assert!(!log.contains("may be missing"), "nothing is");
 
     door.open().await?;
     bot.front.start()?;
@@ -190,6 +208,77 @@ pub(super) async fn what_waits_survives_its_ingress() -> anyhow::Result<()> {
         .until_figure(WAITING, |waiting| waiting == 0.0)
         .await?;
     bot.end().await
+}
+
+/// A spool belongs to one ingress: another one says who has it, and waits for a while. It can be stopped
+/// meanwhile like any other.
+pub(super) async fn a_spool_that_is_taken_is_waited_for_and_not_shared() -> anyhow::Result<()> {
+    let bot = Plan::on(Kind::Rabbitmq)?.start().await?;
+    let holder = format!("is in use by process {}", bot.front.id()?);
+    let folder = tempfile::tempdir()?;
+    let another = || -> anyhow::Result<Server> {
+        let mut environment = bot.front.environment().clone();
+        environment.insert("CHICKWORK_LISTEN".to_owned(), "127.0.0.1:0".to_owned());
+        let mut server = Server::new("ingress", environment, folder.path())?;
+        server.start()?;
+        Ok(server)
+    };
+    let (mut stopped, mut patient) = (another()?, another()?);
+    let told = async {
+        while !stopped.log().contains(&holder) {
+            // A log is there to be read, and tells nobody.
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    soon("it says who has the spool", told).await?;
+    stopped.terminate()?;
+    assert_eq!(stopped.exit_code().await?, Some(0));
+    let log = stopped.log();
+    assert!(log.contains("SIGTERM: stopping"), "{log}");
+    assert!(log.contains("stopped") && !log.contains("ERROR"), "{log}");
+
+    assert_eq!(patient.exit_code().await?, Some(1));
+    let log = patient.log();
+    assert!(log.contains(&format!("{holder} since")), "{log}");
+    assert!(log.contains("a CHICKWORK_SPOOL of its own"), "{log}");
+    let message = bot.mention("echo still here").await?;
+    assert_eq!(bot.answer(&message).await?, "still here");
+    bot.end().await
+}
+
+/// One process that does it all is ready for webhooks while its worker can do nothing, even when it is
+/// started then.
+pub(super) async fn serve_stays_in_service_while_its_spool_takes_everything() -> anyhow::Result<()>
+{
+    let (plan, mut door) = behind_a_door().await?;
+    let mut bot = plan.serve().start().await?;
+    let mut messages = all_taken(&bot, 1..2).await?;
+    bot.answer(&messages[0]).await?;
+    door.shut().await;
+    messages.extend(all_taken(&bot, 2..5).await?);
+    ensure!(is_in_service(&bot).await?);
+    bot.front.terminate()?;
+    assert_eq!(bot.front.exit_code().await?, Some(0));
+    bot.front.start()?;
+    let in_service = async {
+        while !is_in_service(&bot).await.unwrap_or(false) {
+            // Somebody who is just starting has nothing to be told by.
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    soon("it is in service again", in_service).await?;
+    messages.extend(all_taken(&bot, 5..8).await?);
+    assert_eq!(bot.front.figure("chickwork_spool_up").await?, 1.0);
+    assert_eq!(bot.front.figure(WAITING).await?, 6.0);
+    door.open().await?;
+    bot.all_answered_once(A_MINUTE, &messages).await?;
+    bot.end().await
+}
+
+/// What a load balancer sees.
+async fn is_in_service(bot: &Bot) -> anyhow::Result<bool> {
+    let url = format!("http://{}/healthz", bot.webhook_address());
+    Ok(http()?.get(url).send().await?.status() == 200)
 }
 
 /// Only while neither broker nor spool takes it, Chatwork is told so, quickly and loudly; afterwards
@@ -221,22 +310,18 @@ pub(super) async fn without_broker_and_spool_the_ingress_says_503_and_recovers()
         let refused = within(A_MINUTE, "the spool is full", filled).await??;
         assert_eq!(refused.status, Some(503));
     }
-    let begun = Instant::now();
     for _ in 0..3 {
         number += 1;
         let sent: Sent = bot
             .deliver(&a_hook(&number.to_string(), "echo lost"))
             .await?;
         assert_eq!(sent.status, Some(503));
+        assert!(sent.millis < DEADLINE, "{sent:?}");
     }
-    assert!(
-        begun.elapsed() < Duration::from_secs(15),
-        "{:?}",
-        begun.elapsed()
-    );
     let unavailable = "chickwork_webhooks_total{result=\"unavailable\"}";
     assert_eq!(bot.front.figure(unavailable).await?, 5.0);
-    bot.front.not_ready("").await?;
+    let why = "the last webhook could not be stored";
+    bot.front.not_ready(why).await?;
     let log = bot.front.log();
     for says in [
         "an authentic webhook could not be stored",

@@ -286,13 +286,28 @@ pub(super) async fn status_tells_what_waits_in_a_spool() -> anyhow::Result<()> {
     assert_eq!(away.exit, Some(1));
     for words in [
         "the queue cannot be used: ",
-        "each ingress keeps events in its spool: run this beside one",
+        "each ingress keeps events in its spool, and there is none at ",
+        "run this beside an ingress, with its CHICKWORK_SPOOL",
     ] {
         assert!(away.said.contains(words), "{words} in\n{}", away.said);
     }
     let beside = look(status(&bot)?.env("CHICKWORK_SPOOL", spool)).await?;
     let waits = format!("3 events wait in {spool} (the oldest for ");
     assert!(beside.said.contains(&waits), "{waits} in\n{}", beside.said);
+    let assumed = beside.said.contains(" % full");
+    assert!(!assumed, "of what is only assumed:\n{}", beside.said);
+    let mut command = status(&bot)?;
+    command
+        .env("CHICKWORK_SPOOL", spool)
+        .env("CHICKWORK_SPOOL_MAX_BYTES", "1MiB");
+    let given = look(&mut command).await?;
+    assert!(given.said.contains(" % full ("), "{}", given.said);
+    let other = empty.path().join("other.db");
+    std::fs::write(&other, "somebody's notes\n")?;
+    let told = look(status(&bot)?.env("CHICKWORK_SPOOL", &other)).await?;
+    std::fs::remove_file(&other)?;
+    let is_none = format!("{} is not a Chickwork file", other.display());
+    assert!(told.said.contains(&is_none), "{is_none} in\n{}", told.said);
     let json = look(status(&bot)?.env("CHICKWORK_SPOOL", spool).arg("--json")).await?;
     let json: Value = serde_json::from_str(&json.said)?;
     assert_eq!(json["spools"][0]["path"].as_str(), Some(spool.as_str()));
@@ -355,6 +370,7 @@ pub(super) async fn status_says_when_nobody_uses_this_namespace() -> anyhow::Res
 }
 
 /// A broker under an alarm answers as if nothing were, and takes nothing; reports are not taken either.
+/// Events wait in the spool meanwhile, and what was reported before does not contradict that.
 pub(super) async fn status_says_that_the_broker_takes_no_messages() -> anyhow::Result<()> {
     let bot = Plan::on(Kind::Rabbitmq)?.alone().start().await?;
     let works = |json: &Value| json["works"] == true;
@@ -368,17 +384,44 @@ pub(super) async fn status_says_that_the_broker_takes_no_messages() -> anyhow::R
     let (exit, json) = until(&bot, SOON, "the alarm is told", blocked).await?;
     assert_eq!((exit, &json["works"]), (Some(1), &Value::Bool(false)));
     assert_eq!(json["waiting"], 0, "it is seen nevertheless");
-    let look = in_words(&bot).await?;
-    assert_eq!(look.exit, Some(1));
+    let seen = in_words(&bot).await?;
+    assert_eq!(seen.exit, Some(1));
     for words in [
         "the queue cannot be used: the broker takes no messages: low on memory.",
         "Nothing waits.",
     ] {
-        assert!(look.said.contains(words), "{words} in\n{}", look.said);
+        assert!(seen.said.contains(words), "{words} in\n{}", seen.said);
     }
-    assert!(!look.said.contains("nobody"), "{}", look.said);
+    assert!(!seen.said.contains("nobody"), "{}", seen.said);
+    assert_eq!(seen.complaints, "", "it is said once");
+
+    let first = bot.mention("echo first").await?;
+    let second = bot.mention("echo second").await?;
+    let spool = &bot.front.environment()["CHICKWORK_SPOOL"];
+    let beside = async |arguments: &[&str]| {
+        let mut command = status(&bot)?;
+        command.env("CHICKWORK_SPOOL", spool).args(arguments);
+        look(&mut command).await
+    };
+    let json: Value = serde_json::from_str(&beside(&["--json"]).await?.said)?;
+    assert_eq!(json["waiting"], 2, "{json:#}");
+    let spools = json["spools"].as_array().context("a list")?;
+    assert_eq!(spools.len(), 1, "each is told of once: {json:#}");
+    assert_eq!(
+        (&spools[0]["events"], &spools[0]["path"]),
+        (&Value::from(2), &Value::from(spool.as_str()))
+    );
+    let told = beside(&[]).await?;
+    for words in [
+        &format!("2 events wait in {spool} (the oldest for "),
+        "2 waiting, the oldest for ",
+        "The last webhook that is known of came ",
+    ] {
+        assert!(told.said.contains(words), "{words} in\n{}", told.said);
+    }
     memory("1GB")?;
     until(&bot, SOON, "it works again", works).await?;
+    bot.all_answered_once(BACK, &[first, second]).await?;
     bot.end().await
 }
 

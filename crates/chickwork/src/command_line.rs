@@ -12,8 +12,9 @@ use crate::settings::{ALL, About, Role};
 const EPILOGUE: &str = "\
 Try it without any account or broker: chickwork dev
 
-Every setting is an environment variable and a flag; the flag wins. A secret may also be read from a
-file (NAME_FILE or --…-file). `chickwork COMMAND --help` lists the settings that a command reads.
+Every setting is an environment variable and a flag; the flag wins. A secret may also be read
+from a file (NAME_FILE or --…-file). `chickwork COMMAND --help` lists the settings that a
+command reads.
 
 Exit codes: 0 done, 1 failed or unhealthy, 2 wrong usage or settings.";
 
@@ -117,11 +118,29 @@ mod tests {
     }
 
     #[test]
+    fn no_line_that_help_ends_with_is_broken_on_a_terminal_of_a_hundred_columns() {
+        /// What is said after the flags of a command, and of those below it.
+        fn check(command: &Command) {
+            let notes = command.get_after_help().map(ToString::to_string);
+            for line in notes.iter().flat_map(|notes| notes.lines()) {
+                let name = command.get_name();
+                assert!(line.chars().count() <= 96, "{name}: {line}");
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&program());
+    }
+
+    #[test]
     fn help_tells_the_default_of_the_role() {
         for (roles, default) in [
             (&[Role::Ingress, Role::Worker][..], "info"),
             (&[Role::Ingress, Role::Doctor], "error"),
-            (&[Role::Operator, Role::Status], "warn"),
+            (&[Role::Operator], "warn"),
+            (
+                &[Role::Operator, Role::Status],
+                "warn,chickwork_queue::amqp::connection=off",
+            ),
         ] {
             let mut command = command("any", "", roles).term_width(0);
             let help = command.render_long_help().to_string();

@@ -36,6 +36,15 @@ impl Consent {
         }
     }
 
+    /// An error if nobody can be asked: before anything is done that takes long.
+    pub(crate) fn check(self) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            self == Self::Given || io::stdin().is_terminal(),
+            "nothing was changed: there is no terminal to ask on; add --yes if that is what you want"
+        );
+        Ok(())
+    }
+
     /// Whether it is agreed to this. Asking takes as long as the person takes.
     pub(crate) async fn to(self, question: String) -> anyhow::Result<bool> {
         match self {

@@ -70,6 +70,7 @@ fn describe() {
         "chickwork_queue_oldest_seconds",
         "Age of the oldest job in the embedded queue"
     );
+    describe_gauge!("chickwork_spool_up", "1 while the spool can be used");
     describe_gauge!(
         "chickwork_spool_events",
         "Events that wait on this machine for the broker"

@@ -45,7 +45,9 @@ pub(crate) fn is_closed(error: &io::Error) -> bool {
 /// The end of a command whose exit code is a result as well: that holds also when nobody read on.
 pub(crate) fn end(written: io::Result<()>, code: ExitCode) -> anyhow::Result<ExitCode> {
     match written {
-        Err(error) if !is_closed(&error) => Err(error.into()),
+        Err(error) if !is_closed(&error) => {
+            Err(anyhow::Error::new(error).context("stdout cannot be written to"))
+        }
         Ok(()) | Err(_) => Ok(code),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chickwork_ingress::LastWebhook;
 use chickwork_queue::Queue;
 use chickwork_queue::report::{AccountLimit, Paused, Report, SpoolReport};
-use chickwork_queue::spool::Spool;
+use chickwork_queue::spool::{Spool, SpoolError};
 use chickwork_worker::View;
 use jiff::{SignedDuration, Timestamp};
 use tokio::task::JoinHandle;
@@ -109,6 +109,14 @@ impl Reporter {
         let at = |instant| timestamp(instant, now, clock);
         let state = worker.as_ref().map(|worker| worker.state(now));
         let posting = state.as_ref().is_some_and(|state| state.posts);
+        let (spool, spool_trouble) = match spool {
+            Some(spool) => match spooled(spool).await {
+                Ok(spooled) => (Some(spooled), None),
+                Err(why) => (None, Some(why)),
+            },
+            None => (None, None),
+        };
+        let holds = state.as_ref().map(|state| state.holds);
         Report {
             v: Report::VERSION,
             at: clock,
@@ -140,18 +148,20 @@ impl Reporter {
                 })
                 .collect(),
             posting,
-            spool: match spool {
-                Some(spool) => spooled(spool).await,
-                None => None,
-            },
+            spool,
+            spool_trouble,
+            holds,
         }
     }
 }
 
-/// What the spool holds; `None` if it cannot be seen now.
-async fn spooled(spool: &Spool) -> Option<SpoolReport> {
+/// What the spool holds, or why that cannot be seen now.
+async fn spooled(spool: &Spool) -> Result<SpoolReport, String> {
     let looked = tokio::time::timeout(SPOOL_LIMIT, spool.look()).await;
-    Some(looked.ok()?.ok()?.into())
+    let looked = looked.unwrap_or(Err(SpoolError::Slow.into()));
+    looked
+        .map(SpoolReport::from)
+        .map_err(|error| error.to_string())
 }
 
 /// Whether somebody who looks should hear of it at once.
@@ -169,6 +179,8 @@ fn is_news(earlier: &Report, report: &Report) -> bool {
             report.stopping,
             report.posting,
             report.spool.map(|spool| spool.events > 0),
+            report.spool_trouble.is_some(),
+            report.holds.map(|holds| holds > 0),
             pauses(report),
         )
     };
@@ -187,7 +199,7 @@ fn timestamp(at: Instant, now: Instant, clock: Timestamp) -> Timestamp {
 
 /// The name of this machine or container.
 #[expect(unsafe_code, reason = "the name is only to be had from libc")]
-fn host() -> String {
+pub(crate) fn host() -> String {
     let mut name = [0_u8; LONGEST_HOST + 1];
     // SAFETY: it writes at most as many bytes as it is told that the array has.
     let got = unsafe { libc::gethostname(name.as_mut_ptr().cast(), LONGEST_HOST) == 0 };
@@ -222,6 +234,8 @@ mod tests {
             pauses: Vec::new(),
             posting: false,
             spool: None,
+            spool_trouble: None,
+            holds: None,
         }
     }
 
@@ -249,6 +263,22 @@ mod tests {
         assert!(is_news(&spooling(0), &spooling(1)));
         assert!(is_news(&spooling(7), &spooling(0)));
         assert!(!is_news(&spooling(1), &spooling(7)));
+        let in_trouble = Report {
+            spool_trouble: Some("the spool's disk is too slow".to_owned()),
+            ..a_report()
+        };
+        assert!(is_news(&spooling(1), &in_trouble));
+    }
+
+    #[test]
+    fn that_a_worker_has_begun_or_done_its_work_is_news() {
+        let holding = |holds| Report {
+            holds: Some(holds),
+            ..a_report()
+        };
+        assert!(is_news(&holding(0), &holding(1)));
+        assert!(is_news(&holding(16), &holding(0)));
+        assert!(!is_news(&holding(1), &holding(16)));
     }
 
     #[test]

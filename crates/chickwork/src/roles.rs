@@ -25,6 +25,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(3);
 /// How long after the deadline whatever was held may take to be given back. A process that is not
 /// done by then ends anyway; what it held comes back by itself.
 const GIVE_BACK_LIMIT: Duration = Duration::from_secs(3);
+const _: () = assert!(Spool::LEAVES_WITHIN.as_millis() < GIVE_BACK_LIMIT.as_millis());
 
 /// What this process is to do.
 #[derive(Debug, Clone)]
@@ -58,17 +59,20 @@ pub(crate) struct Readiness {
 
 impl Readiness {
     /// A sentence says why not.
+    ///
+    /// All roles count. Whether webhooks are to be sent here is another question, which the ingress
+    /// answers on its own port: what a worker beside it cannot do now waits for it.
     pub(crate) async fn check(&self) -> Result<(), String> {
         self.check_roles()?;
-        let checked = match &self.worker {
-            // Who works needs the queue itself; who only takes events needs a place for them.
-            Some(_) => self.queue.check().await,
-            None => self.publisher.check().await,
+        let checked = match &self.ingress {
+            // Who takes events needs a place for them.
+            Some(_) => self.publisher.check().await,
+            None => self.queue.check().await,
         };
         checked.map_err(|error| error.to_string())
     }
 
-    /// The same as far as the process itself knows, without asking the queue.
+    /// Whether each role can do its part as far as the process itself knows, without asking the queue.
     pub(crate) fn check_roles(&self) -> Result<(), String> {
         if self.shutdown.is_requested() {
             return Err("the process is stopping".to_owned());
@@ -92,15 +96,22 @@ impl Readiness {
 pub(crate) async fn run(settings: RolesSettings) -> anyhow::Result<()> {
     let (_trigger, shutdown) =
         Shutdown::on_signals(settings.process.drain).context("cannot wait for signals")?;
-    let mut roles = Roles::start(settings, shutdown).await?;
+    let Some(mut roles) = Roles::start(settings, shutdown).await? else {
+        log::info!("stopped");
+        return Ok(());
+    };
     let ended = roles.until_stopped().await;
     roles.stop().await?;
     ended
 }
 
 impl Roles {
-    /// Opens the queue and starts what is to be started.
-    pub(crate) async fn start(settings: RolesSettings, shutdown: Shutdown) -> anyhow::Result<Self> {
+    /// Opens the queue and starts what is to be started; nothing if the process is to stop before
+    /// that is possible.
+    pub(crate) async fn start(
+        settings: RolesSettings,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<Option<Self>> {
         let figures = figures::collect()?;
         let has_broker = matches!(settings.process.queue.location, Location::Amqp(_));
         let queue = Queue::open(settings.process.queue)
@@ -109,7 +120,13 @@ impl Roles {
         log::info!("queue: {}", queue.describe());
         let spool = settings.ingress.as_ref().and_then(|i| i.spool.clone());
         let spool = match spool {
-            Some(settings) if has_broker => Some(open_spool(settings, &queue, &shutdown).await?),
+            Some(settings) if has_broker => {
+                let Some(spool) = open_spool(settings, &queue, &shutdown).await? else {
+                    queue.close(CLOSE_LIMIT).await;
+                    return Ok(None);
+                };
+                Some(spool)
+            }
             _ => None,
         };
         let publisher = match &spool {
@@ -156,7 +173,7 @@ impl Roles {
         )?;
         log::info!("admin port on http://{}", admin.address());
         let reporting = Reporting::start(queue.clone(), sources);
-        Ok(Self {
+        Ok(Some(Self {
             queue,
             spool,
             admin,
@@ -164,7 +181,7 @@ impl Roles {
             worker,
             reporting,
             shutdown,
-        })
+        }))
     }
 
     /// The queue of all roles.
@@ -260,18 +277,18 @@ impl Roles {
     }
 }
 
-/// Waits for a predecessor to let go of it, unless this process is to stop meanwhile.
+/// Waits for a predecessor to let go of it; nothing if this process is to stop meanwhile.
 async fn open_spool(
     settings: SpoolSettings,
     queue: &Queue,
     shutdown: &Shutdown,
-) -> anyhow::Result<Spool> {
+) -> anyhow::Result<Option<Spool>> {
     let spool = tokio::select! {
         opened = Spool::open(settings, queue) => opened.context("CHICKWORK_SPOOL cannot be used")?,
-        () = shutdown.requested() => anyhow::bail!("stopped before the spool was open"),
+        () = shutdown.requested() => return Ok(None),
     };
     log::info!("spool: {}", spool.describe());
-    Ok(spool)
+    Ok(Some(spool))
 }
 
 fn start_ingress(

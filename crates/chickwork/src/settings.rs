@@ -378,6 +378,8 @@ pub(crate) static LOG: Setting<String> = Setting {
             (Send, "error"),
             (Healthcheck, "error"),
             (Topology, "error"),
+            // That the broker takes no messages is what it prints first.
+            (Status, "warn,chickwork_queue::amqp::connection=off"),
             (Operator, "warn"),
             (Dev, "warn,chickwork_worker::desk=error"),
         ],

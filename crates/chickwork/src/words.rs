@@ -18,6 +18,15 @@ pub(crate) fn count(number: u64, one: &str) -> String {
     format!("{number} {one}{plural}")
 }
 
+/// So many bytes: `512 bytes`, `320 KB`, `1073 MB`.
+pub(crate) fn size(bytes: u64) -> String {
+    match bytes {
+        0..10_000 => count(bytes, "byte"),
+        10_000..10_000_000 => format!("{} KB", bytes / 1_000),
+        _ => format!("{} MB", bytes / 1_000_000),
+    }
+}
+
 /// Ends as a sentence does; what others say often does not.
 pub(crate) fn sentence(says: &str) -> String {
     // A sentence in brackets ends within them.
@@ -140,6 +149,9 @@ mod tests {
         assert_eq!(count(0, "dead letter"), "0 dead letters");
         assert_eq!(count(1, "dead letter"), "1 dead letter");
         assert_eq!(count(12, "dead letter"), "12 dead letters");
+        assert_eq!(size(1), "1 byte");
+        assert_eq!(size(327_680), "327 KB");
+        assert_eq!(size(1 << 30), "1073 MB");
     }
 
     #[test]

@@ -2,9 +2,11 @@
 //!
 //! An event that is neither at an end nor waiting anywhere is unexplained. What has come to an end the
 //! outcomes prove, as they are stored before the event is gone ([`Outcome::is_proof`]). What waits a
-//! file tells by id; a broker tells how many jobs wait, but not which, and not what its consumers hold
-//! at the moment. So on a broker it is looked again until nothing is open that is not known to wait.
+//! file tells by id; a broker tells how many jobs wait, but not which. How many are in the hands of
+//! workers these tell themselves ([`Report::holds`]), a little late. So on a broker it is looked again
+//! until nothing is open that is not known to wait.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
@@ -19,7 +21,7 @@ use crate::course::{Course, Reasons, State};
 use crate::event::{AnswerKey, BotName, Event, EventId};
 use crate::job::Cause;
 use crate::outcome::{Outcome, What};
-use crate::report::Depth;
+use crate::report::{Depth, Report};
 use crate::{Backend, Queue, QueueError};
 
 /// Between two looks.
@@ -28,8 +30,10 @@ const AGAIN: Duration = Duration::from_secs(1);
 const EXACT_LOOKS: u32 = 2;
 /// The next look goes so far back behind the last one: what was dated before it may be stored after it.
 const OVERLAP: SignedDuration = SignedDuration::from_secs(60);
-/// What a dead letter that a person dropped is counted as, among the causes.
-const DROPPED: &str = "dropped";
+
+/// So long a worker is believed that it holds what it said. It says so three times as often, and what
+/// was held by one that is gone is in its queue again.
+const BELIEVED: SignedDuration = SignedDuration::from_secs(15);
 
 /// Where every event has got to.
 #[derive(Debug, Clone)]
@@ -72,10 +76,17 @@ pub struct Sums {
     pub unexplained: u64,
     /// Messages with two different replies.
     pub twice: u64,
+    /// Beside all these: what ingresses say that they keep in their spools until the broker takes it.
+    pub spooled: u64,
     /// Those that were ignored, by reason.
     pub ignored_by: BTreeMap<String, u64>,
-    /// Those that were given up, by cause; `dropped` where a person dropped the dead letter.
+    /// Those that were given up, by cause; [`Sums::DROPPED`] where a person dropped the dead letter.
     pub dead_by: BTreeMap<String, u64>,
+}
+
+impl Sums {
+    /// What a dead letter that a person dropped is counted as, among the causes.
+    pub const DROPPED: &str = "dropped";
 }
 
 /// An event that nothing explains. The JSON fields are a contract.
@@ -128,9 +139,10 @@ impl Queue {
     /// An event that is on its way through while this looks is counted if it was archived, or has an
     /// outcome.
     pub async fn audit(&self, since: Timestamp, wait: Duration) -> Result<Audit, QueueError> {
+        self.refuse_spool().await?;
         let until = Instant::now() + wait;
         let mut books = Books::open(since, Timestamp::now());
-        let archived = books.read_archive(self).await?;
+        books.read_archive(self).await?;
         books.read_letters(self).await?;
         let (mut from, mut looks) = (since, 0);
         let balance = loop {
@@ -138,7 +150,7 @@ impl Queue {
             let balance = books.look(self, from).await?;
             looks += 1;
             let looked_enough = balance.is_by_id && looks >= EXACT_LOOKS;
-            if balance.sums.unexplained == 0 || looked_enough || Instant::now() >= until {
+            if balance.is_sure || looked_enough || Instant::now() >= until {
                 break balance;
             }
             from = since.max(begun.saturating_sub(OVERLAP).unwrap_or(since));
@@ -146,7 +158,7 @@ impl Queue {
         };
         let mut audit = Audit {
             sums: balance.sums,
-            archived,
+            archived: books.archived,
             told_apart: balance.told_apart,
             unexplained: Vec::new(),
             twice: Vec::new(),
@@ -196,10 +208,26 @@ impl Queue {
         }
     }
 
-    async fn waiting_in_numbers(&self) -> Result<u64, QueueError> {
+    /// What waits, in numbers, for an audit that was begun at this time; and how much is in spools.
+    async fn waiting_in_numbers(&self, begun: Timestamp) -> Result<(Jobs, u64), QueueError> {
         let depths = self.depths().await?;
-        let waiting = depths.iter().filter(|depth| depth.queue != Depth::DEAD);
-        Ok(waiting.map(|depth| depth.jobs).sum())
+        let (reports, now) = (self.reports().await?, Timestamp::now());
+        let ready = depths.iter().filter(|depth| depth.queue != Depth::DEAD);
+        let held = |report: &Report| match now.duration_since(report.at) <= BELIEVED {
+            true => report.holds.unwrap_or(0),
+            false => 0,
+        };
+        let jobs = Jobs {
+            ready: ready.map(|depth| depth.jobs).sum(),
+            held: reports.iter().map(held).sum(),
+            unsure: reports
+                .iter()
+                .filter(|report| report.at < begun)
+                .map(held)
+                .sum(),
+        };
+        let spools = reports.iter().filter_map(|report| report.spool);
+        Ok((jobs, spools.map(|spool| spool.events).sum()))
     }
 }
 
@@ -209,6 +237,8 @@ struct Books {
     since: Timestamp,
     /// What was received after this is not looked for: there would be no end.
     until: Timestamp,
+    /// How many of those received are in the archive; `None`: there is none.
+    archived: Option<u64>,
     /// Some 30 to 60 bytes each.
     courses: HashMap<EventId, Course>,
     letters: HashMap<EventId, Cause>,
@@ -221,6 +251,7 @@ impl Books {
         Self {
             since,
             until,
+            archived: None,
             courses: HashMap::new(),
             letters: HashMap::new(),
             reasons: Reasons::default(),
@@ -228,10 +259,9 @@ impl Books {
         }
     }
 
-    /// Returns how many events the archive has; `None`: there is no archive.
-    async fn read_archive(&mut self, queue: &Queue) -> Result<Option<u64>, QueueError> {
+    async fn read_archive(&mut self, queue: &Queue) -> Result<(), QueueError> {
         if !queue.keeps_archive() {
-            return Ok(None);
+            return Ok(());
         }
         let mut archived = queue.archive().read(self.since);
         loop {
@@ -239,11 +269,13 @@ impl Books {
                 Ok(Some(event)) => {
                     self.courses.entry(event.id).or_default();
                 }
-                Ok(None) => return Ok(Some(self.courses.len() as u64)),
-                Err(QueueError::Amqp(BrokerError::Missing(_))) => return Ok(None),
+                Ok(None) => break,
+                Err(QueueError::Amqp(BrokerError::Missing(_))) => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
+        self.archived = Some(self.courses.len() as u64);
+        Ok(())
     }
 
     /// Before the outcomes: what is put back meanwhile they tell.
@@ -268,24 +300,39 @@ impl Books {
         while let Some(outcome) = outcomes.next().await? {
             self.take_in(&outcome);
         }
-        let waits = match by_id {
-            Some(ids) => Waits::These(ids),
-            None => Waits::SoMany(queue.waiting_in_numbers().await?),
+        let (waits, spooled) = match by_id {
+            Some(ids) => {
+                // One that waits was received, whether or not it is archived.
+                for id in &ids {
+                    if self.was_received(*id, self.until) {
+                        self.courses.entry(*id).or_default();
+                    }
+                }
+                (Waits::These(ids), 0)
+            }
+            None => {
+                let (jobs, spooled) = queue.waiting_in_numbers(self.until).await?;
+                (Waits::SoMany(jobs), spooled)
+            }
         };
-        Ok(self.balance(&waits, Timestamp::now()))
+        let mut balance = self.balance(&waits, Timestamp::now());
+        balance.sums.spooled = spooled;
+        Ok(balance)
+    }
+
+    /// Whether an event, of which something is known from this time, was received in between.
+    fn was_received(&self, id: EventId, known_at: Timestamp) -> bool {
+        let received_at = id.received_at().unwrap_or(known_at);
+        (self.since..=self.until).contains(&received_at)
     }
 
     fn take_in(&mut self, outcome: &Outcome) {
         self.posts.take_in(outcome);
-        let course = match self.courses.get_mut(&outcome.id) {
-            Some(course) => course,
-            None => {
-                let received_at = outcome.id.received_at().unwrap_or(outcome.at);
-                if !(self.since..=self.until).contains(&received_at) {
-                    return;
-                }
-                self.courses.entry(outcome.id).or_default()
-            }
+        let is_ours = self.was_received(outcome.id, outcome.at);
+        let course = match self.courses.entry(outcome.id) {
+            Entry::Occupied(course) => course.into_mut(),
+            Entry::Vacant(place) if is_ours => place.insert(Course::default()),
+            Entry::Vacant(_) => return,
         };
         course.apply(&outcome.what, &mut self.reasons);
     }
@@ -308,24 +355,37 @@ impl Books {
                     continue;
                 }
                 State::Open => {
-                    let is_put_off = course.is_put_off(now);
+                    let is_said_to_wait = course.is_said_to_wait(now);
                     open.push(Open {
                         id: *id,
-                        is_put_off,
+                        is_said_to_wait,
                     });
                     continue;
                 }
                 State::Dead(cause) => cause.as_str(),
-                State::Dropped => DROPPED,
+                State::Dropped => Sums::DROPPED,
             };
             sums.dead += 1;
             add_one(&mut sums.dead_by, dead_by);
         }
+        let all = open.len() as u64;
         let apart = tell_apart(open, waits);
         sums.waiting = apart.waiting;
         sums.unexplained = apart.unexplained;
+        let is_sure = match waits {
+            Waits::These(_) => apart.unexplained == 0,
+            Waits::SoMany(jobs) => all <= jobs.all() - jobs.unsure,
+        };
+        // Without an archive, jobs are the only trace of what nobody has begun to work on. What workers
+        // hold may have ended since they said so, and is in the outcomes then.
+        if let (None, Waits::SoMany(jobs)) = (self.archived, waits) {
+            let others = jobs.ready.saturating_sub(all);
+            sums.received += others;
+            sums.waiting += others;
+        }
         Balance {
             sums,
+            is_sure,
             candidates: apart.candidates,
             told_apart: apart.told_apart,
             is_by_id: matches!(waits, Waits::These(_)),
@@ -344,6 +404,8 @@ fn add_one(counts: &mut BTreeMap<String, u64>, name: &str) {
 #[derive(Debug)]
 struct Balance {
     sums: Sums,
+    /// Nothing is unexplained, whatever has ended since a worker said that it holds it.
+    is_sure: bool,
     /// Oldest first.
     candidates: Vec<EventId>,
     told_apart: bool,
@@ -356,7 +418,24 @@ enum Waits {
     /// They are these, the ones that somebody works on included.
     These(HashSet<EventId>),
     /// There are so many, of whichever events.
-    SoMany(u64),
+    SoMany(Jobs),
+}
+
+/// Jobs in numbers.
+#[derive(Debug, Clone, Copy)]
+struct Jobs {
+    /// Nobody has claimed them.
+    ready: u64,
+    /// In the hands of workers, as these have said lately.
+    held: u64,
+    /// Those of them that were held when this audit began; nobody has said since that they still are.
+    unsure: u64,
+}
+
+impl Jobs {
+    fn all(self) -> u64 {
+        self.ready + self.held
+    }
 }
 
 /// An event without an end.
@@ -364,7 +443,7 @@ enum Waits {
 struct Open {
     id: EventId,
     /// Its last word says that it waits.
-    is_put_off: bool,
+    is_said_to_wait: bool,
 }
 
 /// The open events that wait, and those that nothing explains.
@@ -388,16 +467,16 @@ fn tell_apart(open: Vec<Open>, waits: &Waits) -> Apart {
                 .collect();
             (all - rest.len() as u64, rest)
         }
-        Waits::SoMany(jobs) => (all.min(*jobs), open),
+        Waits::SoMany(jobs) => (all.min(jobs.all()), open),
     };
     let unexplained = all - waiting;
     if unexplained == 0 {
         rest.clear();
     } else if matches!(waits, Waits::SoMany(_)) {
-        let put_off = rest.iter().filter(|event| event.is_put_off).count() as u64;
-        // Those wait before any other does. If fewer wait, something that was put off is gone.
-        if put_off <= waiting {
-            rest.retain(|event| !event.is_put_off);
+        let said = rest.iter().filter(|event| event.is_said_to_wait).count() as u64;
+        // Those wait before any other does. If fewer wait, one of them is gone.
+        if said <= waiting {
+            rest.retain(|event| !event.is_said_to_wait);
         }
     }
     let mut candidates: Vec<_> = rest.into_iter().map(|event| event.id).collect();
@@ -556,15 +635,23 @@ impl<'a> Details<'a> {
 mod tests {
     use super::*;
 
-    /// So many events, of which these are put off.
-    fn open(count: usize, put_off: &[usize]) -> Vec<Open> {
+    /// So many events, of which these are said to wait.
+    fn open(count: usize, said_to_wait: &[usize]) -> Vec<Open> {
         let events = (0..count).map(|number| Open {
             id: EventId::fresh(),
-            is_put_off: put_off.contains(&number),
+            is_said_to_wait: said_to_wait.contains(&number),
         });
         let mut events: Vec<_> = events.collect();
         events.sort_by_key(|event| event.id);
         events
+    }
+
+    fn so_many(ready: u64) -> Waits {
+        Waits::SoMany(Jobs {
+            ready,
+            held: 0,
+            unsure: 0,
+        })
     }
 
     #[test]
@@ -606,7 +693,7 @@ mod tests {
                 .iter()
                 .map(|place: &usize| events[*place].id)
                 .collect();
-            let apart = tell_apart(events, &Waits::SoMany(jobs));
+            let apart = tell_apart(events, &so_many(jobs));
             let expected = Apart {
                 waiting,
                 unexplained,
@@ -684,12 +771,59 @@ mod tests {
         for id in ids {
             books.take_in(&told(id, "1", reply(None, false)));
         }
-        let balance = books.balance(&Waits::SoMany(0), until);
+        let balance = books.balance(&so_many(0), until);
         let expected = Sums {
             received: 1,
             answered: 1,
             ..Sums::default()
         };
         assert_eq!(balance.sums, expected);
+    }
+
+    /// The books of an hour with so many events that have no end.
+    fn books_with_open(count: u32) -> Books {
+        let until = Timestamp::now() + SignedDuration::from_mins(1);
+        let mut books = Books::open(until - SignedDuration::from_hours(1), until);
+        for _ in 0..count {
+            books.courses.insert(EventId::fresh(), Course::default());
+        }
+        books
+    }
+
+    #[test]
+    fn what_workers_hold_waits_and_is_sure_once_they_say_so_anew() {
+        let mut books = books_with_open(5);
+        books.archived = Some(5);
+        let table = [
+            // Ready, held, unsure; waiting, sure.
+            (5, 0, 0, 5, true),
+            (2, 3, 0, 5, true),
+            (2, 3, 3, 5, false),
+            (5, 3, 3, 5, true),
+            (2, 2, 0, 4, false),
+        ];
+        for (ready, held, unsure, waiting, is_sure) in table {
+            let jobs = Jobs {
+                ready,
+                held,
+                unsure,
+            };
+            let balance = books.balance(&Waits::SoMany(jobs), books.until);
+            let told = (balance.sums.waiting, balance.sums.received);
+            assert_eq!((told, balance.is_sure), ((waiting, 5), is_sure), "{jobs:?}");
+        }
+    }
+
+    #[test]
+    fn without_an_archive_what_waits_was_received_all_the_same() {
+        let books = books_with_open(1);
+        let jobs = Jobs {
+            ready: 3,
+            held: 2,
+            unsure: 0,
+        };
+        let sums = books.balance(&Waits::SoMany(jobs), books.until).sums;
+        let expected = (3, 3, 0);
+        assert_eq!((sums.received, sums.waiting, sums.unexplained), expected);
     }
 }

@@ -73,8 +73,8 @@ impl Reasons {
 pub(crate) struct Course {
     posted: bool,
     end: Option<End>,
-    /// In seconds; only while to have been put off is the last word.
-    put_off_until: Option<NonZeroU32>,
+    /// In seconds; only while the last word is that it waits. One that was put back waits for ever.
+    waits_until: Option<NonZeroU32>,
 }
 
 /// An end that a person can take back.
@@ -88,10 +88,11 @@ enum End {
 impl Course {
     /// Takes in the next outcome.
     pub(crate) fn apply(&mut self, what: &What, reasons: &mut Reasons) {
-        self.put_off_until = match what {
+        self.waits_until = match what {
             What::Later { until, .. } => u32::try_from(until.as_second())
                 .ok()
                 .and_then(NonZeroU32::new),
+            What::Replayed { .. } => Some(NonZeroU32::MAX),
             _ => None,
         };
         match what {
@@ -125,9 +126,10 @@ impl Course {
         }
     }
 
-    /// Whether it was put off until a time that is still to come.
-    pub(crate) fn is_put_off(self, now: Timestamp) -> bool {
-        self.put_off_until
+    /// Whether the last word is that it waits: put off until a time that is still to come, or put back
+    /// by a person.
+    pub(crate) fn is_said_to_wait(self, now: Timestamp) -> bool {
+        self.waits_until
             .is_some_and(|until| i64::from(until.get()) >= now.as_second())
     }
 }
@@ -250,20 +252,22 @@ mod tests {
     }
 
     #[test]
-    fn to_be_put_off_is_a_last_word_with_a_time_still_to_come() {
+    fn what_was_put_off_until_later_or_put_back_is_said_to_wait() {
         let now = Timestamp::from_second(1_000).expect("a time");
         let (soon, over) = (now + Duration::from_secs(5), now - Duration::from_secs(5));
         let table = [
             (vec![later(soon)], true),
             (vec![later(over)], false),
             (vec![later(over), later(soon)], true),
-            (vec![later(soon), replayed()], false),
+            (vec![later(soon), replayed()], true),
+            (vec![replayed(), ignored()], false),
+            (vec![replayed(), later(over)], false),
             (vec![], false),
         ];
         let mut reasons = Reasons::default();
         for (outcomes, expected) in table {
             let course = course(&outcomes, &mut reasons);
-            assert_eq!(course.is_put_off(now), expected, "{outcomes:?}");
+            assert_eq!(course.is_said_to_wait(now), expected, "{outcomes:?}");
         }
     }
 

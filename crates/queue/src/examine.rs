@@ -2,9 +2,12 @@
 //! is wrong and what to do about it. It changes nothing and creates nothing, every wait in it has a limit, and it goes on after
 //! a failure as far as that makes sense.
 
-use crate::report::SpoolReport;
+use std::path::Path;
+
+use jiff::Timestamp;
+
 use crate::spool::SpoolSettings;
-use crate::{Location, OpenError, Settings, amqp, sqlite};
+use crate::{Location, Settings, amqp, sqlite};
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,8 +96,27 @@ pub async fn examine_spool(settings: &SpoolSettings) -> Vec<Finding> {
     sqlite::examine::examine_spool(settings).await
 }
 
-/// What the spool at this place holds, whoever uses it; `None` if there is none, or if the file is
-/// something else.
-pub async fn look_at_spool(settings: &SpoolSettings) -> Result<Option<SpoolReport>, OpenError> {
-    sqlite::examine::look_at_spool(settings).await
+/// A spool as it lies on the disk. How much it may hold, only its ingress knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpoolSeen {
+    /// How many events wait in it.
+    pub events: u64,
+    /// When the oldest of them was received.
+    pub oldest: Option<Timestamp>,
+    /// When the newest was.
+    pub newest: Option<Timestamp>,
+    /// How many bytes they take on the disk.
+    pub bytes: u64,
+    /// The number of the process that uses it, if one does.
+    pub process: Option<u32>,
+}
+
+/// A file that is no spool, or cannot be read: its name, and how it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NoSpool(pub(crate) String);
+
+/// What the spool at this place holds, whoever uses it; `None` if there is none so far.
+pub async fn look_at_spool(path: &Path) -> Result<Option<SpoolSeen>, NoSpool> {
+    sqlite::examine::look_at_spool(path).await
 }

@@ -39,8 +39,11 @@ pub(crate) fn sizes(sizes: &Sizes, now: Timestamp) {
     }
 }
 
-/// How many events wait in the spool, and the age of the oldest.
-pub(crate) fn spooled(spooled: &Spooled, now: Timestamp) {
+/// Whether the spool can be used, and if so how many events wait in it and the age of the oldest.
+pub(crate) fn spooled(spooled: Option<&Spooled>, now: Timestamp) {
+    let up = spooled.is_some();
+    metrics::gauge!("chickwork_spool_up").set(if up { 1.0 } else { 0.0 });
+    let Some(spooled) = spooled else { return };
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
     metrics::gauge!("chickwork_spool_events").set(spooled.events as f64);
     metrics::gauge!("chickwork_spool_oldest_seconds").set(age(spooled.oldest, now));

@@ -268,21 +268,25 @@ impl Queue {
         }
     }
 
+    /// An error says if this is no queue, but the spool of an ingress. That may be looked at; what
+    /// became of events it does not know, and nothing in it may be changed.
+    pub async fn refuse_spool(&self) -> Result<(), QueueError> {
+        match &self.0 {
+            Backend::Sqlite(store) => Ok(store.refuse_spool().await?),
+            Backend::Amqp(_) => Ok(()),
+        }
+    }
+
     /// Waits until best-effort records are written, at most this long, and closes connections.
     pub async fn close(&self, limit: Duration) {
-        let flushed = async {
-            match &self.0 {
-                Backend::Sqlite(store) => store.flush().await.map_err(QueueError::from),
-                Backend::Amqp(broker) => broker.flush().await.map_err(QueueError::from),
+        match &self.0 {
+            Backend::Sqlite(store) => {
+                let flushed = tokio::time::timeout(limit, store.flush()).await;
+                if let Err(error) = flushed.unwrap_or(Err(StoreError::Slow)) {
+                    log::warn!("the last records may be missing: {error}");
+                }
             }
-        };
-        match tokio::time::timeout(limit, flushed).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => log::warn!("the last records may be missing: {error}"),
-            Err(_) => log::warn!("the last records may be missing: the queue is too slow"),
-        }
-        if let Backend::Amqp(broker) = &self.0 {
-            broker.close();
+            Backend::Amqp(broker) => broker.close(limit).await,
         }
     }
 }

@@ -4,7 +4,7 @@
 //! Reports are best effort and short-lived: every process sends one every few seconds, and one that
 //! has sent none for [`Report::FRESH`] is not counted any more. Releases run side by side and read each
 //! other's, so what is added to a report later is optional. Frozen examples: `tests/data/report.v1.json`,
-//! and `report.v1.spool.json` of an ingress with a spool.
+//! `report.v1.spool.json` and `report.v1.spool_trouble.json` of an ingress with a spool, and `report.v1.holds.json` of a worker.
 
 use std::collections::HashMap;
 
@@ -61,6 +61,12 @@ pub struct Report {
     /// What it keeps on its disk until the broker takes it; an ingress's with a spool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spool: Option<SpoolReport>,
+    /// Why what it keeps there cannot be seen, and presumably no event can be kept; `None`: it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spool_trouble: Option<String>,
+    /// How many jobs it has claimed and not settled yet; a worker's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holds: Option<u64>,
 }
 
 impl Report {
@@ -255,12 +261,22 @@ mod tests {
 
     const FROZEN: &str = include_str!("../tests/data/report.v1.json");
     const FROZEN_WITH_SPOOL: &str = include_str!("../tests/data/report.v1.spool.json");
+    const FROZEN_WITH_TROUBLE: &str = include_str!("../tests/data/report.v1.spool_trouble.json");
+    const FROZEN_WITH_HOLDS: &str = include_str!("../tests/data/report.v1.holds.json");
 
     #[test]
     fn the_frozen_reports_of_version_1_are_read_and_written_as_they_are() {
-        for (frozen, events) in [(FROZEN, None), (FROZEN_WITH_SPOOL, Some(12))] {
+        for (frozen, events, holds) in [
+            (FROZEN, None, None),
+            (FROZEN_WITH_SPOOL, Some(12), None),
+            (FROZEN_WITH_TROUBLE, None, None),
+            (FROZEN_WITH_HOLDS, None, Some(16)),
+        ] {
             let report = Report::decode(frozen.as_bytes()).expect("a report");
             assert_eq!(report.spool.map(|spool| spool.events), events);
+            assert_eq!(report.holds, holds);
+            let in_trouble = frozen == FROZEN_WITH_TROUBLE;
+            assert_eq!(report.spool_trouble.is_some(), in_trouble);
             assert_eq!(report.encode(), frozen.trim_end());
         }
     }

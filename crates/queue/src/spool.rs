@@ -3,18 +3,21 @@
 //!
 //! An event goes to the broker first. When that fails, the *breaker* opens: the event goes to the spool,
 //! and so does at once every later one, until the forwarder, which goes on trying with the oldest event
-//! there is, has brought one through. Then fresh events go straight to the broker again, beside those
-//! that still wait. An event keeps its id on every way, so one that went two of them is answered once.
+//! there is, has brought one through, or has asked where none waits. Then fresh events go straight to
+//! the broker again, beside those that still wait. An event keeps its id on every way, so one that went
+//! two of them is answered once.
 //!
 //! - `breaker` knows whether the broker takes events;
 //! - `place` takes the file for this process, and sets aside what cannot be used;
+//! - `rescue` brings what can be read of a damaged one into the new one;
 //! - `forwarder` brings events from the file to the broker.
 
 mod breaker;
 mod forwarder;
 pub(crate) mod place;
+mod rescue;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,7 +26,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use self::breaker::Breaker;
+use self::breaker::Breakers;
 use self::place::{Lock, Trouble};
 use crate::amqp::Broker;
 use crate::event::Event;
@@ -36,10 +39,16 @@ const PUT_LIMIT: Duration = Duration::from_secs(2);
 const CHECK_LIMIT: Duration = Duration::from_secs(1);
 /// How long looking at what waits may take.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
+/// The same for whoever collects figures, and does not wait long.
+const MEASURE_LIMIT: Duration = Duration::from_secs(2);
+/// How long an ingress waits for its spool before it begins without.
+const OPEN_LIMIT: Duration = Duration::from_secs(2);
 /// How often a spool that could not be opened is tried again.
 const OPEN_AGAIN: Duration = Duration::from_secs(3);
 /// How long the forwarder may take to note what it has forwarded once it has to end at once.
-const LAST_NOTE_LIMIT: Duration = Duration::from_millis(1500);
+const LAST_NOTE_LIMIT: Duration = Duration::from_secs(1);
+/// How long a last look at what stays may take.
+const LAST_LOOK_LIMIT: Duration = Duration::from_millis(500);
 /// How long closing the file may take before that is said.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// When so much of the room is used, somebody should know.
@@ -165,7 +174,7 @@ pub(crate) enum Becomes {
 
 impl Becomes {
     /// The words for them, which stand in the file.
-    const KINDS: [&'static str; 3] = [Self::ASK, Self::MALFORMED, Self::IGNORED];
+    pub(crate) const KINDS: [&'static str; 3] = [Self::ASK, Self::MALFORMED, Self::IGNORED];
     const ASK: &'static str = "ask";
     const MALFORMED: &'static str = "malformed";
     const IGNORED: &'static str = "ignored";
@@ -223,10 +232,10 @@ struct Shared {
     path: PathBuf,
     max_bytes: u64,
     broker: Broker,
-    breaker: Breaker,
+    breakers: Breakers,
     file: watch::Sender<File>,
     /// Says that the file is ours; held for as long as this lives.
-    lock: Mutex<Option<Lock>>,
+    lock: Mutex<Option<Arc<Lock>>>,
     nearly_full: AtomicBool,
     stage: watch::Sender<Stage>,
 }
@@ -249,10 +258,15 @@ enum Stage {
 }
 
 impl Spool {
+    /// How long after its deadline [`Spool::stop`] may take.
+    pub const LEAVES_WITHIN: Duration = LAST_NOTE_LIMIT
+        .saturating_add(LAST_LOOK_LIMIT)
+        .saturating_add(CLOSE_LIMIT);
+
     /// Takes the file for this process alone, opens it and starts the forwarder into this queue. Waits
     /// for a predecessor that is just stopping. A file that is damaged or somebody else's is set
-    /// aside, never deleted, loudly, and what can be read of a damaged one is saved. Without a disk
-    /// that can be written to just now, the spool begins without its file and goes on trying.
+    /// aside, never deleted, loudly, and what can be read of a damaged one is saved. Where the disk
+    /// takes long, or cannot be written to just now, the spool begins without its file and has it later.
     ///
     /// # Errors
     /// Something is not set up as it has to be, and the error says what.
@@ -260,33 +274,44 @@ impl Spool {
         let Backend::Amqp(broker) = &queue.0 else {
             return Err(SpoolOpenError::NotNeeded);
         };
-        let path = place::resolved(&settings.path);
-        let (lock, file, damaged) = match place::take(&path, settings.max_bytes).await {
-            Ok((lock, opened)) => {
-                say_what_waits(&path, &opened.file).await;
-                (Some(lock), File::Open(opened.file), opened.damaged)
-            }
+        let max_bytes = settings.max_bytes;
+        let named = settings.path.clone();
+        let resolving = place::apart(move || place::resolved(&named));
+        let path = tokio::time::timeout(OPEN_LIMIT, resolving).await;
+        let path = path.unwrap_or(settings.path);
+        let (mut lock, mut opening) = (None, None);
+        let opened = async {
+            let ours = lock.insert(place::lock(&path, OPEN_LIMIT).await?).clone();
+            let opening = opening.insert(place::begin(ours, &path, max_bytes));
+            let opened = tokio::time::timeout(OPEN_LIMIT, place::ended(opening)).await;
+            opened.unwrap_or_else(|_| Err(Trouble::Passing("it is still being checked".to_owned())))
+        };
+        let file = match opened.await {
+            Ok(file) => File::Open(file),
             Err(Trouble::Refused(error)) => return Err(error),
             Err(Trouble::Passing(reason)) => {
                 log::error!(
-                    "the spool {} cannot be opened ({reason}): while that is so, nothing can be stored that the broker does not take; it is tried again every {OPEN_AGAIN:?}",
+                    "the spool {} cannot be used yet ({reason}): until it can, nothing can be stored that the broker does not take",
                     path.display()
                 );
-                (None, File::Closed(reason), None)
+                File::Closed(reason)
             }
         };
+        // One that has ended has been waited for.
+        let opening = opening.filter(|opening| !opening.is_finished());
         let shared = Arc::new(Shared {
             path,
-            max_bytes: settings.max_bytes,
+            max_bytes,
             broker: broker.clone(),
-            breaker: Breaker::default(),
+            breakers: Breakers::default(),
             file: watch::Sender::new(file),
             lock: Mutex::new(lock),
             nearly_full: AtomicBool::new(false),
             stage: watch::Sender::new(Stage::Running),
         });
         let mut tasks = JoinSet::new();
-        tasks.spawn(place::keep_open(shared.clone(), damaged));
+        tasks.spawn(place::keep_open(shared.clone(), opening));
+        tasks.spawn(rescue::rescue(shared.clone()));
         for kind in Becomes::KINDS {
             tasks.spawn(forwarder::forward(shared.clone(), kind));
         }
@@ -301,15 +326,16 @@ impl Spool {
 
     /// What it holds.
     pub async fn look(&self) -> Result<Spooled, QueueError> {
-        Ok(self.0.shared.look().await?)
+        Ok(self.0.shared.look(LOOK_LIMIT).await?)
     }
 
     /// Records what it holds as figures.
     pub async fn measure(&self) {
-        match self.0.shared.look().await {
-            Ok(spooled) => figures::spooled(&spooled, Timestamp::now()),
-            Err(error) => log::warn!("the spool cannot be measured: {error}"),
+        let looked = self.0.shared.look(MEASURE_LIMIT).await;
+        if let Err(error) = &looked {
+            log::warn!("the spool cannot be measured: {error}");
         }
+        figures::spooled(looked.as_ref().ok(), Timestamp::now());
     }
 
     /// Ends the forwarder, after it has forwarded what the broker takes without delay, at the deadline
@@ -360,14 +386,15 @@ impl Spool {
 
 impl Shared {
     async fn keep(&self, event: &Event, becomes: &Becomes) -> Result<Stored, QueueError> {
-        if self.breaker.is_open() {
+        let breaker = self.breakers.of(becomes.kind());
+        if breaker.is_open() {
             let Err(spool) = self.put(event, becomes).await else {
                 return Ok(Stored::Spool);
             };
             // The broker may be back, for all we know.
             match becomes.at(&self.broker, event).await {
                 Ok(()) => {
-                    self.breaker.close();
+                    breaker.close();
                     Ok(Stored::Broker)
                 }
                 Err(broker) => Err(QueueError::Nowhere { broker, spool }),
@@ -376,7 +403,7 @@ impl Shared {
             let Err(broker) = becomes.at(&self.broker, event).await else {
                 return Ok(Stored::Broker);
             };
-            self.breaker.open(&broker);
+            breaker.open(&broker);
             match self.put(event, becomes).await {
                 Ok(()) => Ok(Stored::Spool),
                 Err(spool) => Err(QueueError::Nowhere { broker, spool }),
@@ -398,9 +425,9 @@ impl Shared {
         self.look_at_room(self.or_suspect(&file, checked)?)
     }
 
-    async fn look(&self) -> Result<Spooled, SpoolError> {
+    async fn look(&self, limit: Duration) -> Result<Spooled, SpoolError> {
         let file = self.file()?;
-        let looked = tokio::time::timeout(LOOK_LIMIT, file.look()).await;
+        let looked = tokio::time::timeout(limit, file.look()).await;
         let looked = looked.unwrap_or(Err(StoreError::Slow));
         Ok(self.or_suspect(&file, looked)?)
     }
@@ -462,8 +489,22 @@ impl Shared {
         let _ = stages.wait_for(|current| *current >= stage).await;
     }
 
+    async fn say_what_waits(&self, file: SpoolFile) {
+        // What cannot be read will be found to be damaged by whoever works on it.
+        if let Ok(Ok(Spooled {
+            events: events @ 1..,
+            ..
+        })) = tokio::time::timeout(LOOK_LIMIT, file.look()).await
+        {
+            log::info!(
+                "{events} events wait in the spool {} for the broker",
+                self.path.display()
+            );
+        }
+    }
+
     async fn say_what_stays(&self) {
-        match self.look().await {
+        match self.look(LAST_LOOK_LIMIT).await {
             Ok(Spooled { events: 0, .. }) => {}
             Ok(Spooled { events, .. }) => log::warn!(
                 "{events} events wait in the spool {} for the broker; the next ingress with this spool forwards them",
@@ -487,20 +528,6 @@ impl Shared {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .take(),
-        );
-    }
-}
-
-async fn say_what_waits(path: &Path, file: &SpoolFile) {
-    // What cannot be read will be found to be damaged by whoever works on it.
-    if let Ok(Spooled {
-        events: events @ 1..,
-        ..
-    }) = file.look().await
-    {
-        log::info!(
-            "{events} events wait in the spool {} for the broker",
-            path.display()
         );
     }
 }

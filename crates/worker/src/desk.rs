@@ -53,6 +53,8 @@ pub(crate) struct Desk {
     pub(crate) asking: Busy,
     pub(crate) posting: Busy,
     pub(crate) standings: Standings,
+    /// One clone for each claim that is worked on.
+    pub(crate) claimed: Arc<()>,
     /// Tells this process from others in intents.
     process: String,
 }
@@ -80,6 +82,7 @@ impl Desk {
             asking: Busy::default(),
             posting: Busy::default(),
             standings: Standings::default(),
+            claimed: Arc::default(),
             process: format!("{:016x}", fastrand::u64(..)),
             settings,
         }

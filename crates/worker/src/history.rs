@@ -238,7 +238,9 @@ pub(crate) struct Memory {
     keep: SignedDuration,
     forgotten_at: Timestamp,
     stories: HashMap<(RoomId, MessageId), Story>,
-    /// Lines that were applied already, and when; they may be read again.
+    /// Lines that were applied already, and when; they may be read again. Kept twice as long as what
+    /// they tell: reading begins a little before memory does, and an old intent with its result must
+    /// not be taken for news of a message that somebody answers only now.
     applied: HashMap<(Timestamp, EventId, Line), Timestamp>,
     /// Calls by all processes, by the intent or look that made them.
     calls: HashMap<(Timestamp, EventId), Call>,
@@ -613,7 +615,8 @@ impl Memory {
         self.forgotten_at = now;
         let horizon = self.horizon(now);
         self.stories.retain(|_, story| story.touched >= horizon);
-        self.applied.retain(|_, applied| *applied >= horizon);
+        let applied_since = self.horizon(horizon);
+        self.applied.retain(|_, applied| *applied >= applied_since);
         self.calls.retain(|_, call| call.at >= horizon);
         self.closed
             .retain(|_, closed| now.duration_since(*closed) < ROOM_CLOSED);
@@ -832,6 +835,20 @@ mod tests {
         }
         assert_eq!(told.post(), before);
         assert!(told.memory.calls_by_others(told.now).is_empty());
+    }
+
+    #[test]
+    fn reading_again_from_before_memory_begins_does_not_end_a_younger_doubt() {
+        let (mut told, id) = (Told::new(), EventId::fresh());
+        let first = told.read(id, intent());
+        let not_posted = told.read(id, not_posted(true, Some(&first)));
+        told.pass(KEEP.as_secs() + 60);
+        let second = told.read(id, intent());
+        for line in [&first, &not_posted, &second] {
+            told.apply(line, Origin::Store);
+        }
+        assert!(matches!(told.post(), Post::InDoubt { intended_at, .. }
+            if intended_at == second.at));
     }
 
     #[test]
@@ -1113,8 +1130,12 @@ mod tests {
         let now = told.now;
         told.memory.forget(now);
         let memory = &told.memory;
-        assert!(memory.stories.is_empty() && memory.applied.is_empty() && memory.calls.is_empty());
+        assert!(memory.stories.is_empty() && memory.calls.is_empty());
         assert!(memory.closed.is_empty() && memory.senders.is_empty() && memory.put_off.is_empty());
+        told.pass(KEEP.as_secs());
+        let now = told.now;
+        told.memory.forget(now);
+        assert!(told.memory.applied.is_empty());
     }
 
     fn history(queue: &chickwork_queue::Queue) -> Arc<History> {

@@ -72,6 +72,8 @@ pub struct State {
     pub pauses: Vec<Paused>,
     /// What is left of the account's calls. Who does not post sees only a part of them.
     pub left: Left,
+    /// How many claims it works on.
+    pub holds: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -188,6 +190,7 @@ impl View {
             posts: desk.standings.posts(),
             pauses: pauses.into_iter().filter_map(Pause::paused).collect(),
             left: desk.limiter.left(now),
+            holds: Arc::strong_count(&desk.claimed) as u64 - 1,
         }
     }
 }
@@ -203,11 +206,17 @@ async fn run(desk: Arc<Desk>, queue: Queue, mut stage: watch::Receiver<Stage>) -
     let posts = queue.claim_posts(&desk.settings.bot, POSTS_IN_FLIGHT);
     let ask = |claim| {
         let (desk, mut stage) = (Arc::clone(&desk), stage.clone());
-        async move { ask::ask(&desk, claim, reached(&mut stage, Stage::Leaving)).await }
+        async move {
+            let _claimed = Arc::clone(&desk.claimed);
+            ask::ask(&desk, claim, reached(&mut stage, Stage::Leaving)).await;
+        }
     };
     let post = |claim| {
         let (desk, mut stage) = (Arc::clone(&desk), stage.clone());
-        async move { post::post(&desk, claim, reached(&mut stage, Stage::Leaving)).await }
+        async move {
+            let _claimed = Arc::clone(&desk.claimed);
+            post::post(&desk, claim, reached(&mut stage, Stage::Leaving)).await;
+        }
     };
     let (asks, posts) = tokio::join!(
         work(Step::Ask, concurrency, asks, stage.clone(), ask),
@@ -234,7 +243,7 @@ async fn prepared(desk: &Desk) {
 /// that panics takes neither the permit nor the claim with it: both are given back as it unwinds.
 async fn work<Working>(
     step: Step,
-    permits: u16,
+    most: u16,
     mut claims: Claims,
     mut stage: watch::Receiver<Stage>,
     on: impl Fn(Claim) -> Working,
@@ -242,7 +251,7 @@ async fn work<Working>(
 where
     Working: Future<Output = ()> + Send + 'static,
 {
-    let permits = Arc::new(Semaphore::new(usize::from(permits)));
+    let permits = Arc::new(Semaphore::new(usize::from(most)));
     let mut tasks = JoinSet::new();
     loop {
         tokio::select! {
@@ -258,10 +267,10 @@ where
             }
         }
     }
-    tokio::select! {
-        () = claims.stop() => {}
-        () = reached(&mut stage, Stage::Leaving) => {}
-    }
+    // Beside what is still worked on, and with the same time at the end: what was fetched and not
+    // given back comes back as if it had killed somebody.
+    tasks.spawn(claims.stop());
+    let held = || usize::from(most) - permits.available_permits();
     loop {
         tokio::select! {
             biased;
@@ -273,7 +282,7 @@ where
             () = reached(&mut stage, Stage::Leaving) => break,
         }
     }
-    log::warn!(step = step.as_str(), held = tasks.len(); "stopping now: what is held is given back");
+    log::warn!(step = step.as_str(), held = held(); "stopping now: what is held is given back");
     // Each of them does that itself, as it has been told too.
     let given_back = async {
         while let Some(ended) = tasks.join_next().await {
@@ -281,7 +290,7 @@ where
         }
     };
     if tokio::time::timeout(GIVE_BACK, given_back).await.is_err() {
-        log::warn!(step = step.as_str(), held = tasks.len(); "not given back in time: it comes back by itself");
+        log::warn!(step = step.as_str(), held = held(); "not given back in time: it comes back by itself");
         tasks.shutdown().await;
     }
     false

@@ -208,7 +208,8 @@ impl Storm {
     }
 
     /// Has the audit put back in what it cannot explain.
-    pub async fn requeue(&self) -> anyhow::Result<Audit> {
+    pub async fn requeue(&mut self) -> anyhow::Result<Audit> {
+        self.put_back = true;
         self.audit(AUDIT_WAITS_FOR_THE_LOST, &["--requeue", "--yes"])
             .await
     }
@@ -255,7 +256,7 @@ impl Storm {
     fn check_the_rooms(&self, told: &[Told]) -> anyhow::Result<()> {
         let owed: HashSet<_> = told
             .iter()
-            .filter(|told| told.sort.is_owed_a_reply())
+            .filter(|told| told.sort.is_owed_a_reply() || self.is_young_again(told))
             .filter_map(|told| told.message.as_ref())
             .collect();
         let mut replied = HashSet::new();
@@ -272,6 +273,12 @@ impl Storm {
             );
         }
         Ok(())
+    }
+
+    /// Whether it may be answered although it was too old: what a person has put back is aged from
+    /// that moment.
+    fn is_young_again(&self, told: &Told) -> bool {
+        self.put_back && told.sort == Sort::LongAgo
     }
 
     /// At the ingress: nobody was refused or kept waiting, and it knows where everything lies.
@@ -319,6 +326,19 @@ impl Storm {
         };
         let ignored = |reason: &str| audit.ignored_by.get(reason).copied().unwrap_or(0);
         let dead = |cause: &str| audit.dead_by.get(cause).copied().unwrap_or(0);
+        let rejuvenated: HashSet<_> = told
+            .iter()
+            .filter(|told| self.is_young_again(told))
+            .filter_map(|told| told.message.as_ref())
+            .collect();
+        let ledger = self.bot.sandbox.ledger();
+        let posted = ledger
+            .posted
+            .iter()
+            .filter_map(|posted| posted.answers.as_ref());
+        let rejuvenated = posted
+            .filter(|message| rejuvenated.contains(message))
+            .count() as u64;
         let forgiven = self.forgiven.iter();
         let forgiven: u64 = forgiven.map(|end| ignored(end) + dead(end)).sum();
         ensure!(
@@ -331,7 +351,7 @@ impl Storm {
             (
                 "mentions",
                 of(&[Sort::Mention, Sort::FromTheFuture]),
-                audit.answered + ignored("duplicate") + forgiven,
+                audit.answered - rejuvenated + ignored("duplicate") + forgiven,
             ),
             (
                 "talk of people",
@@ -340,7 +360,11 @@ impl Storm {
             ),
             ("unknown", of(&[Sort::Unknown]), ignored("unknown_type")),
             ("malformed", of(&[Sort::Malformed]), dead("malformed")),
-            ("too old", of(&[Sort::LongAgo]), dead("expired")),
+            (
+                "too old",
+                of(&[Sort::LongAgo]),
+                dead("expired") + rejuvenated,
+            ),
         ];
         for (what, expected, found) in &all {
             ensure!(

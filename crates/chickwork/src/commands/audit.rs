@@ -35,18 +35,23 @@ received = answered + ignored + dead + waiting + unexplained, by the ids of even
 unexplained is listed: it was received, has come to no end, and waits nowhere. Looking changes
 nothing. Exits 0 when everything is explained and nothing was said twice, else 1.
 
-A broker does not tell which events wait, nor what workers hold at the moment. So what has no end yet
-is looked at again, up to --wait. An event that was refused with 503, or is in a spool still, may be in
-the archive all the same, and unexplained.
+waiting is what is to be worked on, at once or later, and what workers have in hand. What is in
+the spools of ingresses is told beside it, as spooled: it is not among those received until the
+broker has taken it.
 
---requeue puts what is unexplained back to be asked about, with its id, aged from then. First you are
-told what will happen, then you are asked, unless --yes. Ctrl-C stops between two events. Exits 0 when
-all of it was put back and nothing was said twice.
+A broker does not tell which events wait, and workers say only every few seconds how many they
+have in hand. So what has no end yet is looked at again, up to --wait. An event that was refused
+with 503, or is in a spool still, may be in the archive all the same, and unexplained.
+
+--requeue puts what is unexplained back to be asked about, with its id, aged from then. First
+you are told what will happen, then you are asked, unless --yes. Ctrl-C stops between two
+events. Exits 0 when all of it was put back and nothing was said twice.
 
 --json prints one object with received, answered, ignored, dead, waiting, unexplained, twice,
-ignored_by and dead_by; then one for each unexplained event: unexplained (true), id, bot, type,
-room_id, message_id, received_at, last (the last outcome); and one for each message that was answered
-twice: twice (true), room_id, message_id, replies. Times are RFC 3339; what is not known is null.
+spooled, ignored_by and dead_by; then one for each unexplained event: unexplained (true), id,
+bot, type, room_id, message_id, received_at, last (the last outcome); and one for each message
+that was answered twice: twice (true), room_id, message_id, replies. Times are RFC 3339; what is
+not known is null.
 
 Examples:
   chickwork audit
@@ -63,7 +68,7 @@ pub(crate) fn command() -> Command {
             Arg::new("since")
                 .long("since")
                 .value_name("WHEN")
-                .value_parser(filter::moment)
+                .value_parser(since)
                 .help("Only what was received since then: a time (2026-11-24T08:00:00Z), or so long ago (2h, 7d) [default: all that is kept]"),
         )
         .arg(
@@ -94,6 +99,7 @@ struct Errand {
     requeue: Option<Requeue>,
     /// Whether events are archived, as far as this command is told.
     is_archived: bool,
+    namespace: String,
 }
 
 pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
@@ -114,15 +120,20 @@ impl Errand {
             .map_or(kept, |moment| moment.at(now));
         Self {
             since: wanted.max(kept),
-            looks_back_less: wanted < kept,
+            // Nobody misses the edge.
+            looks_back_less: wanted.saturating_add(EDGE).is_ok_and(|edge| edge < kept),
             wait: *flags.get_one("wait").expect("it has a default"),
             json: flags.get_flag("json"),
             requeue: Requeue::of(flags),
             is_archived: !settings.archive_keep.is_zero(),
+            namespace: settings.namespace.clone(),
         }
     }
 
     async fn run(self, queue: &Queue) -> anyhow::Result<ExitCode> {
+        if let Some(requeue) = &self.requeue {
+            requeue.check()?;
+        }
         if self.looks_back_less {
             words::tell(format_args!(
                 "What was received before {} is not looked at: it is being forgotten (CHICKWORK_ARCHIVE_KEEP).",
@@ -130,14 +141,21 @@ impl Errand {
             ));
         }
         let audit = self.look(queue).await?;
+        let caveats = self.caveats(&audit, queue.check().await.err().as_ref());
         let mut out = BufWriter::new(io::stdout());
         let written = if self.json {
             json(&audit, &mut out)
         } else {
-            tell(&audit, self.since, Timestamp::now(), &mut out)
+            tell(
+                &audit,
+                caveats.is_empty(),
+                self.since,
+                Timestamp::now(),
+                &mut out,
+            )
         };
         let written = written.and_then(|()| out.flush());
-        for note in notes(&audit, self.is_archived) {
+        for note in caveats.into_iter().chain(notes(&audit, self.is_archived)) {
             words::tell(note);
         }
         let is_clean = match &self.requeue {
@@ -146,7 +164,7 @@ impl Errand {
                 all_back && audit.twice.is_empty()
             }
             None => {
-                if !self.json && audit.sums.unexplained > 0 {
+                if !self.json && audit.sums.unexplained > 0 && audit.told_apart {
                     words::tell("Next: chickwork audit --requeue puts them back.");
                 }
                 audit.is_clean()
@@ -168,11 +186,36 @@ impl Errand {
             audit = &mut audit => return audit,
             () = tokio::time::sleep(PATIENCE) => {}
         }
-        words::tell(format_args!(
-            "Still looking. What is under way is given {} to come to an end.",
-            words::length(self.wait)
-        ));
+        words::tell("Still looking: there is much to read, or something is under way (--wait).");
         audit.await
+    }
+
+    /// Of what nothing may be known.
+    fn caveats(&self, audit: &Audit, trouble: Option<&QueueError>) -> Vec<String> {
+        let no_archive = if !self.is_archived {
+            Some("There is no archive (CHICKWORK_ARCHIVE_KEEP is 0)".to_owned())
+        } else if audit.archived.is_none() {
+            let namespace = &self.namespace;
+            Some(format!(
+                "The archive does not exist on the broker ({namespace}.archive)"
+            ))
+        } else {
+            None
+        };
+        let no_archive = no_archive.map(|why| {
+            format!("{why}, so only what waits, has outcomes or a dead letter counts as received.")
+        });
+        let not_told = trouble.map(|error| {
+            format!("No events can be stored now ({error}), nor can ingresses tell what is in their spools.")
+        });
+        no_archive.into_iter().chain(not_told).collect()
+    }
+}
+
+fn since(text: &str) -> Result<Moment, String> {
+    match filter::moment(text)? {
+        Moment::At(at) if at > Timestamp::now() => Err("is in the future".to_owned()),
+        moment => Ok(moment),
     }
 }
 
@@ -219,22 +262,38 @@ fn json(audit: &Audit, out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-fn tell(audit: &Audit, since: Timestamp, now: Timestamp, out: &mut impl Write) -> io::Result<()> {
+fn tell(
+    audit: &Audit,
+    all_is_known: bool,
+    since: Timestamp,
+    now: Timestamp,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let sums = &audit.sums;
-    writeln!(
-        out,
-        "Events received since {} ({}):",
-        words::time(since),
-        words::ago(since, now)
-    )?;
+    writeln!(out, "Events received since {}:", words::time(since))?;
     writeln!(out, "{}", equation(sums))?;
     for (name, counts) in [("ignored", &sums.ignored_by), ("dead", &sums.dead_by)] {
         if !counts.is_empty() {
             writeln!(out, "{name}: {}", by_count(counts))?;
         }
     }
+    if sums.spooled > 0 {
+        let (these, wait) = match sums.spooled {
+            1 => ("1 event".to_owned(), "waits"),
+            many => (format!("{} events", number(many)), "wait"),
+        };
+        writeln!(
+            out,
+            "Beside these, {these} {wait} in spools until the broker takes them."
+        )?;
+    }
     if audit.is_clean() {
-        writeln!(out, "Everything is explained, and nothing was said twice.")?;
+        let all = if all_is_known {
+            "Everything"
+        } else {
+            "Everything that is known of"
+        };
+        writeln!(out, "{all} is explained, and nothing was said twice.")?;
     }
     if !audit.unexplained.is_empty() {
         unexplained(audit, now, out)?;
@@ -253,7 +312,7 @@ fn tell(audit: &Audit, since: Timestamp, now: Timestamp, out: &mut impl Write) -
             "Answered twice: message {message_id} in room {room_id}, by the messages {replies}."
         )?;
     }
-    if sums.dead > 0 {
+    if sums.dead > sums.dead_by.get(Sums::DROPPED).copied().unwrap_or(0) {
         writeln!(out, "What is dead: chickwork dead list.")?;
     }
     Ok(())
@@ -339,19 +398,12 @@ fn unexplained(audit: &Audit, now: Timestamp, out: &mut impl Write) -> io::Resul
 /// What the sums do not tell.
 fn notes(audit: &Audit, is_archived: bool) -> Vec<String> {
     let mut notes = Vec::new();
-    let missing = match audit.archived {
-        Some(archived) if is_archived => audit.sums.received.saturating_sub(archived),
-        _ => {
-            notes.push(
-                "There is no archive (CHICKWORK_ARCHIVE_KEEP is 0), so only what has outcomes or a dead letter counts as received."
-                    .to_owned(),
-            );
-            0
-        }
-    };
+    let received = audit.sums.received;
+    let archived = audit.archived.filter(|_| is_archived).unwrap_or(received);
+    let missing = received.saturating_sub(archived);
     if missing > 0 {
         notes.push(format!(
-            "{} not in the archive, and known by what became of them.",
+            "{} not in the archive, and known by waiting or by what became of them.",
             match missing {
                 1 => "1 event is".to_owned(),
                 many => format!("{} events are", number(many)),
@@ -374,7 +426,7 @@ fn notes(audit: &Audit, is_archived: bool) -> Vec<String> {
 mod tests {
     use chickwork_chatwork::id::{MessageId, RoomId};
     use chickwork_queue::event::{BotName, EventId};
-    use chickwork_queue::{Declare, Location};
+    use chickwork_queue::{Declare, Location, StoreError};
 
     use super::*;
 
@@ -398,12 +450,13 @@ mod tests {
 
     #[test]
     fn what_belongs_to_putting_back_is_not_said_without_it() {
-        let wrong: [&[&str]; 6] = [
+        let wrong: [&[&str]; 7] = [
             &["--yes"],
             &["--reason", "because"],
             &["--rate", "1/1s"],
             &["--wait", "2h"],
             &["--since", "yesterday"],
+            &["--since", "2999-01-01T00:00:00Z"],
             &["--requeue", "--reason", "one\ntwo"],
         ];
         for flags in wrong {
@@ -459,6 +512,7 @@ mod tests {
                 waiting: 9,
                 unexplained: 2,
                 twice: 1,
+                spooled: 4,
                 ignored_by: counts(&[("flood", 3), ("own", 9)]),
                 dead_by: counts(&[("dropped", 1), ("refused", 2)]),
             },
@@ -491,13 +545,14 @@ mod tests {
         let since = "2026-11-24T08:00:00Z".parse().expect("a time");
         let now = "2026-11-24T10:00:00Z".parse().expect("a time");
         let mut out = Vec::new();
-        tell(&audit, since, now, &mut out).expect("a vector takes it");
+        tell(&audit, true, since, now, &mut out).expect("a vector takes it");
         let id = audit.unexplained[0].id;
         let expected = format!(
-            "Events received since 2026-11-24T08:00:00Z (2 h ago):\n\
+            "Events received since 2026-11-24T08:00:00Z:\n\
              1,206 received = 1,180 answered + 12 ignored + 3 dead + 9 waiting + 2 unexplained\n\
              ignored: 9 own, 3 flood\n\
              dead: 2 refused, 1 dropped\n\
+             Beside these, 4 events wait in spools until the broker takes them.\n\
              Nothing explains 2 events:\n\
              ID                                    RECEIVED                    ROOM  MESSAGE              LAST WORD\n\
              {id}  2026-11-24T08:00:00Z           3  5                    asked, 2 h ago\n\
@@ -515,7 +570,7 @@ mod tests {
         let id = audit.unexplained[0].id;
         let expected = format!(
             "{{\"received\":1206,\"answered\":1180,\"ignored\":12,\"dead\":3,\"waiting\":9,\"unexplained\":2,\
-             \"twice\":1,\"ignored_by\":{{\"flood\":3,\"own\":9}},\"dead_by\":{{\"dropped\":1,\"refused\":2}}}}\n\
+             \"twice\":1,\"spooled\":4,\"ignored_by\":{{\"flood\":3,\"own\":9}},\"dead_by\":{{\"dropped\":1,\"refused\":2}}}}\n\
              {{\"unexplained\":true,\"id\":\"{id}\",\"bot\":\"bot\",\"type\":null,\"room_id\":3,\"message_id\":\"5\",\
              \"received_at\":\"2026-11-24T08:00:00Z\",\"last\":\"asked\"}}\n\
              {{\"twice\":true,\"room_id\":3,\"message_id\":\"6\",\"replies\":[\"7\",\"8\"]}}\n"
@@ -527,22 +582,12 @@ mod tests {
     fn what_the_sums_hide_is_said_beside_them() {
         let audit = an_audit();
         assert!(notes(&audit, true).is_empty());
-        let cases: [(Audit, bool, &str); 4] = [
-            (audit.clone(), false, "There is no archive"),
-            (
-                Audit {
-                    archived: None,
-                    ..audit.clone()
-                },
-                true,
-                "There is no archive",
-            ),
+        let cases: [(Audit, &str); 2] = [
             (
                 Audit {
                     archived: Some(1_205),
                     ..audit.clone()
                 },
-                true,
                 "1 event is not in the archive",
             ),
             (
@@ -550,16 +595,84 @@ mod tests {
                     told_apart: false,
                     ..audit
                 },
-                true,
                 "cannot be told while 9 are waiting",
             ),
         ];
-        for (audit, is_archived, expected) in cases {
-            let notes = notes(&audit, is_archived);
+        for (audit, expected) in cases {
+            let notes = notes(&audit, true);
             let [note] = &notes[..] else {
                 panic!("{notes:?}");
             };
             assert!(note.contains(expected), "{note}");
         }
+    }
+
+    #[test]
+    fn not_everything_is_explained_where_something_may_be_unknown() {
+        let usual = errand(&[]).expect("right usage");
+        let audit = an_audit();
+        assert!(usual.caveats(&audit, None).is_empty());
+        let not_kept = Errand {
+            is_archived: false,
+            ..errand(&[]).expect("right usage")
+        };
+        let missing = Audit {
+            archived: None,
+            ..audit.clone()
+        };
+        let trouble = QueueError::from(StoreError::Slow);
+        for (caveats, expected) in [
+            (not_kept.caveats(&audit, None), "CHICKWORK_ARCHIVE_KEEP"),
+            (usual.caveats(&missing, None), "(test.archive)"),
+            (
+                usual.caveats(&audit, Some(&trouble)),
+                "No events can be stored now (the disk",
+            ),
+        ] {
+            let [caveat] = &caveats[..] else {
+                panic!("{caveats:?}");
+            };
+            assert!(caveat.contains(expected), "{caveat}");
+        }
+
+        let clean = Audit {
+            sums: Sums {
+                received: 3,
+                answered: 1,
+                dead: 2,
+                dead_by: BTreeMap::from([(Sums::DROPPED.to_owned(), 2)]),
+                ..Sums::default()
+            },
+            unexplained: Vec::new(),
+            twice: Vec::new(),
+            ..audit
+        };
+        let now = Timestamp::now();
+        for (all_is_known, expected) in [
+            (
+                true,
+                "Everything is explained, and nothing was said twice.\n",
+            ),
+            (
+                false,
+                "Everything that is known of is explained, and nothing was said twice.\n",
+            ),
+        ] {
+            let mut out = Vec::new();
+            tell(&clean, all_is_known, now, now, &mut out).expect("a vector takes it");
+            let said = String::from_utf8(out).expect("text");
+            assert!(said.ends_with(expected), "{said}");
+        }
+    }
+
+    #[test]
+    fn it_is_said_what_is_not_looked_at_unless_it_is_only_the_edge() {
+        let day = errand(&["--since", "1d"]).expect("right usage");
+        assert!(!day.looks_back_less);
+        assert!(
+            errand(&["--since", "2d"])
+                .expect("right usage")
+                .looks_back_less
+        );
     }
 }

@@ -103,7 +103,9 @@ async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         Shutdown::on_signals(settings.drain).context("cannot wait for signals")?;
     let sandbox = start_sandbox(&settings).await?;
     let (lang, once) = (settings.policy.lang, settings.once);
-    let roles = Roles::start(everything(settings, &sandbox, &folder)?, shutdown.clone()).await?;
+    let roles = everything(settings, &sandbox, &folder)?;
+    let roles = Roles::start(roles, shutdown.clone()).await?;
+    let roles = roles.context("stopped before the start was over")?;
     let webhook_address = roles.webhook_address().expect("there is an ingress");
     let webhook_url = format!("http://{}/webhook", reachable(webhook_address));
     sandbox.set_webhook_url(webhook_url.clone());

@@ -4,21 +4,20 @@
 mod picture;
 
 use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use chickwork_queue::examine::look_at_spool;
-use chickwork_queue::spool::SpoolSettings;
-use chickwork_queue::{Location, OpenError, Queue, QueueError, Settings};
+use chickwork_queue::{Location, Queue, QueueError, Settings};
 use clap::{Arg, ArgAction, Command};
 use jiff::Timestamp;
 
-use self::picture::{Picture, SpoolFile};
-use crate::command_line;
+use self::picture::{Picture, Place, SpoolFile};
 use crate::commands::{Call, Order};
-use crate::output;
 use crate::settings::read::{Mistakes, Reader};
 use crate::settings::{MAX_AGE, OperatorSettings, Role, SPOOL, SPOOL_MAX_BYTES};
+use crate::{command_line, output, reporting};
 
 const ROLES: &[Role] = &[Role::Operator, Role::Status];
 /// How often it is tried whether the queue can be used: the first connection may take too long.
@@ -35,8 +34,9 @@ Exits 0 when the queue can be used, an ingress and a worker are ready, and nothi
 else 1. Dead letters do not count: they wait for a person, and the bot goes on.
 
 While the broker cannot be used, events wait in the spools of the ingresses. The one that
-CHICKWORK_SPOOL names is looked into then, if it is there. CHICKWORK_QUEUE may also lead to a
-spool (sqlite:spool.db): then it exits 0 when nothing waits in it.
+CHICKWORK_SPOOL names is looked into then, if it is there. How full it is can be told only if
+its ingress has said how much it may hold, or CHICKWORK_SPOOL_MAX_BYTES does. CHICKWORK_QUEUE
+may also lead to a spool (sqlite:spool.db): then it exits 0 when nothing waits in it.
 
 --json prints one object with these fields; null is what is not known:
   queue            the file, or the nodes of the broker
@@ -44,15 +44,17 @@ spool (sqlite:spool.db): then it exits 0 when nothing waits in it.
   works            what the exit code says
   troubles         sentences: why it does not work
   processes        each that reported in the last 30 s: process, host, pid, release, since,
-                   roles, ready, not_ready (why), stopping, posting, last_webhook_at, reported_at
-  waiting          events and replies that wait to be worked on, and events in spools
+                   roles, ready, not_ready (why), stopping, posting, last_webhook_at,
+                   reported_at
+  waiting          events and replies that are ready to be worked on, and events in spools;
+                   those of later are not among them, as they are in what `audit` calls waiting
   oldest_seconds   since when the oldest of them has been here
   later            those that are put off
   dead             dead letters
   unfinished       events of the last CHICKWORK_MAX_AGE that have not come to an end
   unfinished_oldest_seconds
-  spools           each spool: process, host, pid (the ingress that tells of it) or path (looked
-                   into on this machine), events, oldest_seconds, bytes, max_bytes
+  spools           each spool: process, host, pid (the ingress that tells of it), path (where it
+                   was looked into on this machine), events, oldest_seconds, bytes, max_bytes
   queues           each queue: queue, jobs, consumers
   account_limit    of the worker that posts: calls, left, until
   pauses           step, reason, until
@@ -81,7 +83,9 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
     let spool = reader.get(&SPOOL).zip(reader.get(&SPOOL_MAX_BYTES));
     let read = settings.zip(max_age.zip(spool));
     let (settings, (max_age, (path, max_bytes))) = reader.finish(read)?;
-    let spool = SpoolSettings { path, max_bytes };
+    // Its default may not be what the ingress was given.
+    let max_bytes = Some(max_bytes).filter(|_| call.given.says(&SPOOL_MAX_BYTES.about));
+    let spool = SpoolGiven { path, max_bytes };
     let OperatorSettings { logging, queue } = settings;
     let json = call.flags.get_flag("json");
     Ok(Order {
@@ -90,13 +94,20 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
     })
 }
 
+/// Where a spool may be on this machine, and how much it may hold, if that was given.
+#[derive(Debug)]
+struct SpoolGiven {
+    path: PathBuf,
+    max_bytes: Option<u64>,
+}
+
 async fn run(
     settings: Settings,
-    spool: SpoolSettings,
+    spool: SpoolGiven,
     max_age: Duration,
     json: bool,
 ) -> anyhow::Result<ExitCode> {
-    let picture = match pointed_at_a_spool(&settings.location, &spool).await {
+    let picture = match pointed_at_a_spool(&settings.location, spool.max_bytes).await {
         Some(picture) => picture,
         None => look_at_all(settings, &spool, max_age).await,
     };
@@ -116,36 +127,40 @@ async fn run(
 }
 
 /// What is to be told of a spool that was given in the place of the queue.
-async fn pointed_at_a_spool(location: &Location, spool: &SpoolSettings) -> Option<Picture> {
+async fn pointed_at_a_spool(location: &Location, max_bytes: Option<u64>) -> Option<Picture> {
     let Location::Sqlite(path) = location else {
         return None;
     };
-    let spool = SpoolSettings {
-        path: path.clone(),
-        max_bytes: spool.max_bytes,
-    };
     // What is no spool is looked at as a queue, which tells what is wrong with it.
-    let file = spool_file(&spool).await.ok()??;
+    let Place::Spool(file) = look_at_place(path, max_bytes).await else {
+        return None;
+    };
     Some(Picture {
         now: Timestamp::now(),
         queue: Some(file.path.clone()),
-        spool: Some(file),
+        place: Some(Place::Spool(file)),
         of_spool_alone: true,
         ..Picture::default()
     })
 }
 
-/// The spool at this place, if there is one.
-async fn spool_file(settings: &SpoolSettings) -> Result<Option<SpoolFile>, OpenError> {
-    let path = std::path::absolute(&settings.path).unwrap_or_else(|_| settings.path.clone());
-    let spooled = look_at_spool(settings).await?;
-    Ok(spooled.map(|spooled| SpoolFile {
-        path: path.display().to_string(),
-        spooled,
-    }))
+/// What is where a spool may be.
+async fn look_at_place(path: &Path, max_bytes: Option<u64>) -> Place {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let path = absolute.display().to_string();
+    match look_at_spool(&absolute).await {
+        Ok(Some(seen)) => Place::Spool(SpoolFile {
+            path,
+            host: reporting::host(),
+            seen,
+            max_bytes,
+        }),
+        Ok(None) => Place::Empty(path),
+        Err(no_spool) => Place::Other(no_spool.to_string()),
+    }
 }
 
-async fn look_at_all(settings: Settings, spool: &SpoolSettings, max_age: Duration) -> Picture {
+async fn look_at_all(settings: Settings, spool: &SpoolGiven, max_age: Duration) -> Picture {
     let on_broker = matches!(settings.location, Location::Amqp(_));
     let picture = match Queue::open_existing(settings).await {
         Ok(queue) => {
@@ -162,13 +177,8 @@ async fn look_at_all(settings: Settings, spool: &SpoolSettings, max_age: Duratio
     if picture.down.is_none() || !on_broker {
         return picture;
     }
-    let spool = spool_file(spool).await.unwrap_or_else(|error| {
-        log::warn!("CHICKWORK_SPOOL: {error}");
-        None
-    });
     Picture {
-        on_broker,
-        spool,
+        place: Some(look_at_place(&spool.path, spool.max_bytes).await),
         ..picture
     }
 }

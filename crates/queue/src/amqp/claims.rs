@@ -46,6 +46,8 @@ const TURN_LIMIT: Duration = Duration::from_millis(400);
 const INTENT_LIMIT: Duration = Duration::from_millis(1500);
 /// The pause between tries to settle.
 const SETTLE_AGAIN: Duration = Duration::from_millis(500);
+/// How often it is said of a settlement that it is still being tried.
+const SAY_AGAIN: Duration = Duration::from_secs(30);
 
 /// Claims jobs of one queue.
 #[derive(Debug)]
@@ -463,6 +465,7 @@ impl AmqpClaim {
             return Err(BrokerError::Lost);
         }
         let since = Instant::now();
+        let mut said: Option<Instant> = None;
         let mut left = messages.iter();
         let mut next = left.next();
         while let Some(message) = next {
@@ -477,10 +480,16 @@ impl AmqpClaim {
                     return Err(failure);
                 }
                 Err(failure) => {
-                    log::warn!(id:% = self.content.id; "a settlement is not stored yet: {failure}");
+                    if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+                        log::warn!(id:% = self.content.id; "a settlement is not stored yet: {failure}");
+                        said = Some(Instant::now());
+                    }
                     tokio::time::sleep(SETTLE_AGAIN).await;
                 }
             }
+        }
+        if said.is_some() {
+            log::info!(id:% = self.content.id; "the settlement is stored, after {:.0?}", since.elapsed());
         }
         Ok(())
     }

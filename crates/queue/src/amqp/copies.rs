@@ -5,8 +5,8 @@
 //! may be there twice, under the same id; it is lost only with this process, or when so many wait
 //! that memory would suffer.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use deadpool_lapin::lapin;
@@ -42,8 +42,15 @@ pub(super) enum WithoutExchange {
 
 #[derive(Debug)]
 enum Item {
-    Copy(Box<Message>),
+    Copy(Copy),
     Flush(oneshot::Sender<()>),
+}
+
+#[derive(Debug)]
+struct Copy {
+    message: Box<Message>,
+    /// It soon says nothing any more: it is tried once.
+    fleeting: bool,
 }
 
 /// Hands copies to the task.
@@ -51,22 +58,63 @@ enum Item {
 pub(super) struct Copies {
     line: mpsc::Sender<Item>,
     full: AtomicBool,
+    standing: Arc<Standing>,
+}
+
+/// How the task stands.
+#[derive(Debug, Default)]
+struct Standing(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Copies that are neither confirmed nor given up, but for fleeting ones.
+    unwritten: usize,
+    /// Why the last try failed, if it did.
+    failure: Option<BrokerError>,
+}
+
+impl Standing {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settled(&self, copies: impl Iterator<Item = Copy>) {
+        let settled = copies.filter(|copy| !copy.fleeting).count();
+        self.state().unwritten -= settled;
+    }
+}
+
+/// Copies that were not confirmed in time, and may be missing.
+#[derive(Debug)]
+pub(super) struct Unwritten {
+    pub(super) copies: usize,
+    pub(super) reason: BrokerError,
 }
 
 impl Copies {
     pub(super) fn start(connections: Arc<Connections>, without_exchange: WithoutExchange) -> Self {
         let (line, copies) = mpsc::channel(LONGEST_LINE);
-        tokio::spawn(run(connections, without_exchange, copies));
+        let standing = Arc::<Standing>::default();
+        let told = standing.clone();
+        tokio::spawn(run(connections, without_exchange, copies, told));
         Self {
             line,
             full: AtomicBool::new(false),
+            standing,
         }
     }
 
     /// Hands over a copy; never waits.
     pub(super) fn send(&self, message: Message) {
-        let full = self.line.try_send(Item::Copy(Box::new(message))).is_err();
+        let copy = Copy {
+            message: Box::new(message),
+            fleeting: false,
+        };
+        // Before it can be confirmed.
+        self.standing.state().unwritten += 1;
+        let full = self.line.try_send(Item::Copy(copy)).is_err();
         if full {
+            self.standing.state().unwritten -= 1;
             metrics::counter!("chickwork_copies_lost_total").increment(1);
         }
         if full && !self.full.swap(full, Ordering::Relaxed) {
@@ -78,12 +126,17 @@ impl Copies {
         }
     }
 
-    /// Hands over a copy that soon says nothing any more; dropped while others wait. Never waits.
+    /// Hands over a copy that soon says nothing any more; dropped while others wait, or once it could
+    /// not be sent. Never waits.
     pub(super) fn send_unless_behind(&self, message: Message) {
         let waiting = self.line.max_capacity() - self.line.capacity();
         if waiting < WINDOW {
+            let copy = Copy {
+                message: Box::new(message),
+                fleeting: true,
+            };
             // Full, or closed: then it is not missed either.
-            let _ = self.line.try_send(Item::Copy(Box::new(message)));
+            let _ = self.line.try_send(Item::Copy(copy));
         }
     }
 
@@ -96,12 +149,36 @@ impl Copies {
             .map_err(|_| BrokerError::Closed)?;
         flushed.await.map_err(|_| BrokerError::Closed)
     }
+
+    /// The same for at most this long, and not at all where only fleeting ones may be left and the
+    /// last try has failed.
+    pub(super) async fn finish(&self, limit: Duration) -> Result<(), Unwritten> {
+        let is_in_vain = {
+            let state = self.standing.state();
+            state.unwritten == 0 && state.failure.is_some()
+        };
+        if is_in_vain || matches!(tokio::time::timeout(limit, self.flush()).await, Ok(Ok(()))) {
+            return Ok(());
+        }
+        let state = self.standing.state();
+        match state.unwritten {
+            0 => Ok(()),
+            copies => Err(Unwritten {
+                copies,
+                reason: state
+                    .failure
+                    .clone()
+                    .unwrap_or(BrokerError::TimedOut("confirming them")),
+            }),
+        }
+    }
 }
 
 async fn run(
     connections: Arc<Connections>,
     without_exchange: WithoutExchange,
     mut line: mpsc::Receiver<Item>,
+    standing: Arc<Standing>,
 ) {
     let mut channel: Option<Channel> = None;
     let mut items = Vec::with_capacity(WINDOW);
@@ -110,7 +187,7 @@ async fn run(
         let mut window = Vec::with_capacity(items.len());
         for item in items.drain(..) {
             match item {
-                Item::Copy(message) => window.push(*message),
+                Item::Copy(copy) => window.push(copy),
                 Item::Flush(done) => flushes.push(done),
             }
         }
@@ -123,7 +200,8 @@ async fn run(
             let published = publish(&connections, &mut channel, &window[..count]);
             match tokio::time::timeout(WINDOW_LIMIT, published).await {
                 Ok(Ok(())) => {
-                    window.drain(..count);
+                    standing.settled(window.drain(..count));
+                    standing.state().failure = None;
                     failures = 0;
                 }
                 failure => {
@@ -131,7 +209,10 @@ async fn run(
                         Ok(Err(error)) => error,
                         _ => BrokerError::TimedOut("a window of copies"),
                     };
-                    if failures == 0 {
+                    standing.state().failure = Some(reason.clone());
+                    // The next one says more.
+                    window.retain(|copy| !copy.fleeting);
+                    if failures == 0 && !window.is_empty() {
                         log::warn!("copies wait for the broker: {reason}");
                     }
                     failures += 1;
@@ -141,11 +222,14 @@ async fn run(
                         || failures >= FAILURES;
                     if hopeless && without_exchange == WithoutExchange::GiveUp {
                         log::warn!("{} copies are given up", window.len());
-                        break;
+                        standing.settled(window.drain(..));
                     }
                     if reason.calls_for_repair() {
                         connections.repair().await;
                         repaired = true;
+                    }
+                    if window.is_empty() {
+                        break;
                     }
                     tokio::time::sleep(RETRY_AFTER).await;
                 }
@@ -162,14 +246,14 @@ async fn run(
 async fn publish(
     connections: &Connections,
     channel: &mut Option<Channel>,
-    window: &[Message],
+    window: &[Copy],
 ) -> Result<(), BrokerError> {
     let channel = match channel {
         Some(channel) => channel,
         None => channel.insert(connections.confirming_channel().await?),
     };
     let mut confirms = Vec::with_capacity(window.len());
-    for message in window {
+    for Copy { message, .. } in window {
         let confirm = channel
             .basic_publish(
                 message.address.exchange.as_str().into(),

@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 pub(crate) use claims::{AmqpClaim, AmqpClaims};
 use connection::Connections;
-use copies::{Copies, WithoutExchange};
+use copies::{Copies, Unwritten, WithoutExchange};
 use dead::Burial;
 use publish::{Address, Message, Publishing, Routing};
 pub(crate) use stream::{ArchiveRead, OutcomesFollow, OutcomesRead};
@@ -202,14 +202,13 @@ impl Broker {
         let letter = dead::letter(self.names(), &burial, properties.clone(), body);
         let outcome = content.dead(Step::Receive, Cause::Malformed, error, now);
         let told = self.outcome_message(&outcome);
-        // Side by side: either may take all the time that there is.
-        tokio::try_join!(self.store(&letter), self.store(&told))?;
+        let in_turn = [(&told, Routing::Mandatory), (&letter, Routing::Mandatory)];
+        self.store_in_turn(&in_turn).await?;
         self.copy(event, &properties);
         Ok(())
     }
 
-    /// Here the copy and the reason are all there is, so they are confirmed; side by side, as either
-    /// may take all the time that there is.
+    /// Here the copy and the reason are all there is, so both are confirmed.
     pub(crate) async fn archive(&self, event: &Event, reason: &str) -> Result<(), BrokerError> {
         let content = Content::of_event(event);
         let properties = wire::properties(&content, History::default(), false);
@@ -230,9 +229,8 @@ impl Broker {
         let reason = reason.to_owned();
         let outcome = content.outcome(What::Ignored { reason }, Timestamp::now());
         let told = self.outcome_message(&outcome);
-        let copied = self.inner.publishing.publish(&message, routing);
-        tokio::try_join!(copied, self.store(&told))?;
-        Ok(())
+        let in_turn = [(&told, Routing::Mandatory), (&message, routing)];
+        self.store_in_turn(&in_turn).await
     }
 
     fn copy(&self, event: &Event, properties: &BasicProperties) {
@@ -248,16 +246,25 @@ impl Broker {
         });
     }
 
-    /// Publishes with proof. A message that came back, or an exchange that is not there, means that
-    /// somebody deleted something under way: it is declared anew, and the next try may succeed.
+    /// Publishes with proof.
     async fn store(&self, message: &Message) -> Result<(), BrokerError> {
-        let stored = self
-            .inner
-            .publishing
-            .publish(message, Routing::Mandatory)
-            .await;
-        if stored.is_ok() && message.address.exchange == self.names().dead() {
-            self.log_burial(message);
+        self.store_in_turn(&[(message, Routing::Mandatory)]).await
+    }
+
+    /// Publishes with proof, each once the one before it is stored, all in the time that one has. What
+    /// is told of an event goes first: whoever fails tries again with all of it, and what is told twice
+    /// counts once, while each letter is another letter, and each copy takes up room.
+    ///
+    /// A message that came back, or an exchange that is not there, means that somebody deleted something
+    /// under way: it is declared anew, and the next try may succeed.
+    async fn store_in_turn(&self, messages: &[(&Message, Routing)]) -> Result<(), BrokerError> {
+        let stored = self.inner.publishing.publish_in_turn(messages).await;
+        if stored.is_ok() {
+            let dead = self.names().dead();
+            let letters = messages.iter().map(|(message, _)| *message);
+            for letter in letters.filter(|message| message.address.exchange == dead) {
+                self.log_burial(letter);
+            }
         }
         if stored.as_ref().is_err_and(BrokerError::calls_for_repair) {
             let connections = self.inner.connections.clone();
@@ -351,18 +358,22 @@ impl Broker {
             .await
     }
 
-    pub(crate) async fn flush(&self) -> Result<(), BrokerError> {
-        self.inner.copies.flush().await?;
-        self.inner.letters.flush().await
+    /// Waits until archive copies and outcomes are written, at most this long, and closes connections.
+    pub(crate) async fn close(&self, limit: Duration) {
+        let Inner {
+            copies, letters, ..
+        } = &*self.inner;
+        // What the log of dead letters lacks is found in their queue.
+        let (copies, _letters) = tokio::join!(copies.finish(limit), letters.finish(limit));
+        if let Err(Unwritten { copies, reason }) = copies {
+            log::warn!("{copies} archive copies or outcomes may be missing: {reason}");
+        }
+        self.inner.connections.close();
     }
 
     /// The nodes, without credentials.
     pub(crate) fn describe(&self) -> String {
         self.inner.connections.describe()
-    }
-
-    pub(crate) fn close(&self) {
-        self.inner.connections.close();
     }
 }
 

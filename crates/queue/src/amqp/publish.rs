@@ -68,8 +68,21 @@ impl Publishing {
         message: &Message,
         routing: Routing,
     ) -> Result<(), BrokerError> {
-        let published =
-            tokio::time::timeout(PUBLISH_LIMIT, self.try_publish(message, routing)).await;
+        self.publish_in_turn(&[(message, routing)]).await
+    }
+
+    /// The same for several, each once the one before it is stored, all in the time that one has.
+    pub(super) async fn publish_in_turn(
+        &self,
+        messages: &[(&Message, Routing)],
+    ) -> Result<(), BrokerError> {
+        let publishing = async {
+            for (message, routing) in messages {
+                self.try_publish(message, *routing).await?;
+            }
+            Ok(())
+        };
+        let published = tokio::time::timeout(PUBLISH_LIMIT, publishing).await;
         let result = published.unwrap_or_else(|_| {
             Err(match self.connections.alarm() {
                 Some(reason) => BrokerError::Blocked(reason),

@@ -377,7 +377,10 @@ impl Topology {
         let Some(cure) = cure(&said).filter(|_| name == self.optional) else {
             return false;
         };
-        if !self.without_optional.swap(true, Ordering::Relaxed) {
+        if is_passing(&said) {
+            // Until the next connection, which finds it again.
+            log::info!("{name} cannot be used yet ({said})");
+        } else if !self.without_optional.swap(true, Ordering::Relaxed) {
             log::warn!(
                 "{name} cannot be used ({said}), so dead letters are listed by looking through \
                  their queue: {cure}"
@@ -694,6 +697,9 @@ pub(super) async fn look(channel: &Channel, queue: &str) -> lapin::Result<lapin:
 pub(super) fn said(error: &lapin::Error) -> String {
     match error.kind() {
         ErrorKind::ProtocolError(error) => error.get_message().to_string(),
+        ErrorKind::ParsingError(_) | ErrorKind::InvalidProtocolVersion(_) => {
+            "what answers there does not speak AMQP as RabbitMQ does".to_owned()
+        }
         _ => error.to_string(),
     }
 }
@@ -716,12 +722,19 @@ fn is_harmless(said: &str, holds: Holds) -> bool {
     harmless
 }
 
+/// A refusal for a node that is away, though RabbitMQ calls it NOT_FOUND: the object is there.
+fn is_passing(said: &str) -> bool {
+    said.contains("down or inaccessible")
+}
+
 /// What a person does about an object that the broker refuses in these words.
 fn cure(said: &str) -> Option<&'static str> {
     if said.contains("PRECONDITION_FAILED") {
         Some(
             "it exists with other arguments: empty and delete it, or set another CHICKWORK_NAMESPACE",
         )
+    } else if is_passing(said) {
+        Some("its node is away: it can be used again once that is back")
     } else if said.contains("NOT_FOUND") {
         Some(
             "it does not exist: import the output of `chickwork topology`, or set CHICKWORK_DECLARE=active",

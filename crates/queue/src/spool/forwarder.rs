@@ -5,6 +5,7 @@
 //! One at a time is also the throttle: of the many channels on which this process publishes, a long
 //! spool takes one, and fresh events have the others.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,11 +21,14 @@ use crate::{BrokerError, StoreError};
 const NOTE_EVERY: Duration = Duration::from_millis(250);
 /// The most events that are removed in one transaction.
 const NOTED_AT_ONCE: usize = 500;
-/// A broker that takes longer than this for an event is as good as away.
-const SLOW: Duration = Duration::from_secs(1);
 /// How long to wait after the broker has not taken an event: first, and at most.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 const RETRY_AFTER_AT_MOST: Duration = Duration::from_secs(5);
+/// So often the oldest event is tried before the one behind it shows whether the broker refuses that
+/// one alone.
+const TRIES: u32 = 3;
+/// How long to wait before an event that is refused alone is tried again.
+const REFUSED_AGAIN: Duration = Duration::from_secs(30);
 /// How often the file is looked into though nothing is known to be new there.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -47,6 +51,10 @@ pub(super) async fn forward(shared: Arc<Shared>, kind: &'static str) {
             after: 0,
             taken: Vec::new(),
             told: false,
+            asked: false,
+            held: None,
+            refused: BTreeSet::new(),
+            passed: None,
             run: None,
         };
         if lane.run(&mut files).await == End::Stopped {
@@ -66,6 +74,14 @@ struct Lane<'a> {
     taken: Vec<i64>,
     /// Whether it has been said that they cannot be removed.
     told: bool,
+    /// Whether the broker was asked how it is.
+    asked: bool,
+    /// The oldest one, if the broker has not taken it, and how often.
+    held: Option<(i64, u32)>,
+    /// Those that the broker has not taken while it took others.
+    refused: BTreeSet<i64>,
+    /// When the first of them was passed over.
+    passed: Option<Instant>,
     /// Since when events go out, and how many so far.
     run: Option<(Instant, u64)>,
 }
@@ -111,6 +127,7 @@ impl Lane<'_> {
                 }
                 Round::Empty => {
                     self.say_that_it_is_empty();
+                    self.ask_how_the_broker_is().await;
                     LOOK_AGAIN
                 }
                 Round::Held | Round::Failed => {
@@ -150,31 +167,61 @@ impl Lane<'_> {
             }
         };
         if page.is_empty() && self.taken.is_empty() {
-            return Round::Empty;
+            if self.passed.is_none_or(|at| at.elapsed() < REFUSED_AGAIN) {
+                return Round::Empty;
+            }
+            (self.after, self.passed) = (0, None);
+            return Round::Forwarded;
         }
         let begun = Instant::now();
         let before = self.taken.len();
         let mut round = Round::Forwarded;
+        // One that the broker did not take again and again, if the next one is to show why.
+        let mut doubtful: Option<(i64, BrokerError)> = None;
         for waiting in page {
             match waiting.event {
-                Some((event, becomes)) => {
-                    if !self.bring(&event, &becomes).await {
+                Some((event, becomes)) => match self.bring(&event, &becomes).await {
+                    Some(Ok(())) => {
+                        self.shared.breakers.of(self.kind).close();
+                        if let Some((seq, error)) = doubtful.take() {
+                            self.pass_over(seq, Some(&error));
+                        }
+                        self.refused.remove(&waiting.seq);
+                        self.taken.push(waiting.seq);
+                        self.run.get_or_insert((begun, 0)).1 += 1;
+                    }
+                    Some(Err(_)) if self.refused.contains(&waiting.seq) => {
+                        self.pass_over(waiting.seq, None);
+                    }
+                    Some(Err(error)) => {
+                        self.shared.breakers.of(self.kind).open(&error);
+                        if doubtful.is_none() && self.holds(waiting.seq) >= TRIES {
+                            doubtful = Some((waiting.seq, error));
+                            continue;
+                        }
                         round = Round::Held;
                         break;
                     }
-                    self.taken.push(waiting.seq);
-                    self.run.get_or_insert((begun, 0)).1 += 1;
-                }
+                    None => {
+                        round = Round::Held;
+                        break;
+                    }
+                },
                 None => log::error!(
                     "an event in the spool {} cannot be read (row {}); it is passed over, and stays there",
                     self.shared.path.display(),
                     waiting.seq
                 ),
             }
-            self.after = waiting.seq;
+            if doubtful.is_none() {
+                self.after = waiting.seq;
+            }
             if begun.elapsed() > NOTE_EVERY || *self.shared.stage.borrow() == Stage::AtOnce {
                 break;
             }
+        }
+        if doubtful.is_some() {
+            round = Round::Held;
         }
         match self.note().await {
             Ok(()) => {
@@ -194,29 +241,51 @@ impl Lane<'_> {
         }
     }
 
-    /// Brings one event to the broker; whether that took it.
-    async fn bring(&self, event: &Event, becomes: &Becomes) -> bool {
-        let begun = Instant::now();
-        let result: Result<(), BrokerError> = tokio::select! {
-            result = becomes.at(&self.shared.broker, event) => result,
+    /// Brings one event to the broker; `None`: the spool is to stop at once.
+    async fn bring(&self, event: &Event, becomes: &Becomes) -> Option<Result<(), BrokerError>> {
+        tokio::select! {
+            result = becomes.at(&self.shared.broker, event) => Some(result),
             // It may be there by now; then it is forwarded a second time, under the same id.
-            () = self.shared.reached(Stage::AtOnce) => return false,
+            () = self.shared.reached(Stage::AtOnce) => None,
+        }
+    }
+
+    /// The oldest one was not taken; how often by now.
+    fn holds(&mut self, oldest: i64) -> u32 {
+        let times = match self.held {
+            Some((seq, times)) if seq == oldest => times + 1,
+            _ => 1,
         };
-        match result {
-            Ok(()) => {
-                if begun.elapsed() <= SLOW {
-                    self.shared.breaker.close();
-                }
-                true
-            }
-            Err(error) => {
-                // Somebody whose dead letters are not taken may still have his jobs taken.
-                if self.kind == Becomes::ASK {
-                    self.shared.breaker.open(&error);
-                }
-                log::debug!(kind = self.kind; "the oldest event in the spool waits on: {error}");
-                false
-            }
+        self.held = Some((oldest, times));
+        times
+    }
+
+    /// Leaves one that the broker refuses in the file, for later; it is told of when that is news.
+    fn pass_over(&mut self, seq: i64, news: Option<&BrokerError>) {
+        self.passed.get_or_insert_with(Instant::now);
+        self.refused.insert(seq);
+        if let Some(error) = news {
+            log::error!(
+                kind = self.kind;
+                "the broker refuses an event in the spool {} and takes others (row {seq}): {error}; it is passed over, stays there, and is tried again every {REFUSED_AGAIN:?}",
+                self.shared.path.display()
+            );
+        }
+    }
+
+    /// Where no event shows it the broker is asked: at first, and for as long as it is known to be away.
+    async fn ask_how_the_broker_is(&mut self) {
+        let breaker = self.shared.breakers.of(self.kind);
+        let is_known = std::mem::replace(&mut self.asked, true) && !breaker.is_open();
+        if is_known || self.kind != Becomes::ASK {
+            return;
+        }
+        tokio::select! {
+            asked = self.shared.broker.check() => match asked {
+                Ok(()) => breaker.close(),
+                Err(error) => breaker.open(&error),
+            },
+            () = self.shared.reached(Stage::Draining) => {}
         }
     }
 
@@ -233,9 +302,13 @@ impl Lane<'_> {
 
     fn say_that_it_is_empty(&mut self) {
         if let Some((since, events)) = self.run.take() {
+            let but = match self.refused.len() {
+                0 => String::new(),
+                refused => format!(" but {refused} that it refuses"),
+            };
             log::info!(
                 kind = self.kind;
-                "the broker has taken all that waited in the spool: {events} events in {:.1?}",
+                "the broker has taken all that waited in the spool{but}: {events} events in {:.1?}",
                 since.elapsed()
             );
         }

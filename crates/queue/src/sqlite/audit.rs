@@ -37,6 +37,7 @@ impl Store {
 
     /// Puts an event back in, and says so, in one transaction.
     pub(crate) async fn put_back(&self, event: &Event, reason: &str) -> Result<(), StoreError> {
+        self.refuse_spool().await?;
         let content = Content::of_event(event);
         let replayed = What::Replayed {
             replay: event.replay,

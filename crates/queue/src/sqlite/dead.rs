@@ -153,6 +153,7 @@ pub(crate) struct DeadTaking {
 
 impl DeadTaking {
     pub(crate) async fn next(&mut self) -> Result<Option<DeadLetter>, StoreError> {
+        self.store.refuse_spool().await?;
         while let Some(letter) = self.left.front() {
             let (seq, verdict) = (seq(&letter.letter), self.verdict.clone());
             let taken = self

@@ -1,25 +1,30 @@
 //! Looks at a queue file, or at an ingress's spool, or at the place where there will be one, without
 //! touching either, and says in sentences how it is.
 
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fmt::Display;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::Access;
 
-use super::look::{self, Holds, Seen, Unreadable, beside};
-use super::{OpenError, SCHEMA_VERSION};
-use crate::examine::Finding;
+use super::SCHEMA_VERSION;
+use super::look::{self, Holds, Seen, Unreadable};
+use crate::examine::{Finding, NoSpool, SpoolSeen};
 use crate::report::SpoolReport;
 use crate::spool::SpoolSettings;
-use crate::spool::place::{LOCK, SET_ASIDE};
+use crate::spool::place::{LOCK, SAVING, SET_ASIDE, beside, resolved};
 
 /// How long all of it may take: a dead file server answers nothing, ever.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Less room than this is worth a word.
 const LITTLE_ROOM: u64 = 100 * 1024 * 1024;
-/// As many files that were set aside are named.
+/// As many files that were set aside for the same reason are named.
 const MOST_NAMED: usize = 5;
+/// What is said of a queue that somebody takes for a spool.
+const A_QUEUE: &str = "is a queue in its own right, and no spool";
 
 /// What a file is for, in the words of the findings about it.
 #[derive(Debug)]
@@ -72,7 +77,7 @@ pub(crate) async fn examine(path: &Path) -> Vec<Finding> {
 pub(crate) async fn examine_spool(settings: &SpoolSettings) -> Vec<Finding> {
     let max_bytes = settings.max_bytes;
     findings(&SPOOL, &settings.path, move |path| {
-        let path = &look::resolved(path);
+        let path = &resolved(path);
         let is_there = match there(&SPOOL, path) {
             Ok(is_there) => is_there,
             Err(finding) => return vec![finding],
@@ -83,7 +88,7 @@ pub(crate) async fn examine_spool(settings: &SpoolSettings) -> Vec<Finding> {
             let says = format!("There is none yet; {} will be created.", path.display());
             Finding::good(SPOOL.file, says)
         }];
-        findings.extend(set_aside(path));
+        findings.extend(all_set_aside(path));
         findings.extend(place(&SPOOL, path));
         let bytes = std::fs::metadata(path).map_or(0, |file| file.len());
         findings.extend(too_large(path, bytes, max_bytes));
@@ -92,53 +97,46 @@ pub(crate) async fn examine_spool(settings: &SpoolSettings) -> Vec<Finding> {
     .await
 }
 
-/// What the file of a spool holds, if it is one and is there.
-pub(crate) async fn look_at_spool(
-    settings: &SpoolSettings,
-) -> Result<Option<SpoolReport>, OpenError> {
-    let max_bytes = settings.max_bytes;
-    let looked = apart(&settings.path, move |path| {
-        if !path.is_file() {
+/// What the file of a spool holds, if there is one.
+pub(crate) async fn look_at_spool(path: &Path) -> Result<Option<SpoolSeen>, NoSpool> {
+    let looked = apart(path, |path| {
+        if !path.exists() {
             return Ok(None);
         }
-        match look::glance(path) {
-            Ok(seen) => Ok(spooled(&seen, max_bytes)),
-            Err(why) => Err(unusable(path.to_owned(), why)),
+        let no_spool = |why: &dyn Display| NoSpool(format!("{} {why}", path.display()));
+        let path = &resolved(path);
+        if !path.is_file() {
+            return Err(no_spool(&"is no file"));
+        }
+        let seen = look::glance(path).map_err(|why| no_spool(&why))?;
+        match seen.holds {
+            Holds::Nothing => Ok(None),
+            Holds::Queue { .. } => Err(no_spool(&A_QUEUE)),
+            Holds::Spool {
+                events,
+                oldest,
+                newest,
+            } => Ok(Some(SpoolSeen {
+                events,
+                oldest,
+                newest,
+                bytes: seen.used,
+                process: look::user(path).as_deref().and_then(number),
+            })),
         }
     });
-    looked.await.unwrap_or_else(|reason| {
-        Err(OpenError::Unusable {
-            path: settings.path.clone(),
-            reason,
-        })
-    })
+    looked
+        .await
+        .unwrap_or_else(|why| Err(NoSpool(format!("{} cannot be read: {why}", path.display()))))
 }
 
-fn unusable(path: PathBuf, why: Unreadable) -> OpenError {
-    match why {
-        Unreadable::Foreign => OpenError::Foreign(path),
-        Unreadable::Newer(version) => OpenError::Newer {
-            path,
-            version: i32::try_from(version).unwrap_or(i32::MAX),
-        },
-        Unreadable::Damaged(reason) => OpenError::Damaged { path, reason },
-        why @ (Unreadable::Locked | Unreadable::Failed(_)) => OpenError::Unusable {
-            path,
-            reason: why.to_string(),
-        },
-    }
-}
-
-fn spooled(seen: &Seen, max_bytes: u64) -> Option<SpoolReport> {
-    let Holds::Spool { events, oldest } = seen.holds else {
-        return None;
-    };
-    Some(SpoolReport {
-        events,
-        oldest,
-        bytes: seen.used,
-        max_bytes,
-    })
+/// The number of a process that says of itself `process 7 since …`.
+fn number(user: &str) -> Option<u32> {
+    user.strip_prefix("process ")?
+        .split(' ')
+        .next()?
+        .parse()
+        .ok()
 }
 
 /// What is found about the file at this path.
@@ -275,7 +273,7 @@ fn of_spool(path: &Path, seen: Result<Seen, Unreadable>, max_bytes: u64) -> Find
             Finding::good(SPOOL.file, says)
         }
         Ok(Seen {
-            holds: Holds::Spool { events, oldest },
+            holds: Holds::Spool { events, oldest, .. },
             used,
             ..
         }) => {
@@ -291,7 +289,7 @@ fn of_spool(path: &Path, seen: Result<Seen, Unreadable>, max_bytes: u64) -> Find
             holds: Holds::Queue { .. },
             ..
         }) => {
-            let says = format!("{shown} is a queue in its own right, and no spool.");
+            let says = format!("{shown} {A_QUEUE}.");
             let cure = "Name another file in CHICKWORK_SPOOL; the spool needs one of its own.";
             Finding::wrong(SPOOL.file, says, cure)
         }
@@ -310,9 +308,9 @@ fn of_spool(path: &Path, seen: Result<Seen, Unreadable>, max_bytes: u64) -> Find
             Finding::wrong(SPOOL.file, says, cure)
         }
         Err(Unreadable::Damaged(what)) => {
-            let says = format!("{shown} is damaged: {what}. An ingress would set it aside.");
-            let cure = "Keep a copy of it and of the files beside it. `sqlite3 FILE .recover | sqlite3 NEW` saves what can be read, and an \
-                        ingress with CHICKWORK_SPOOL=NEW forwards that. See whether the disk is failing.";
+            let says = format!("{shown} is damaged: {what}.");
+            let cure = "See whether the disk is failing. An ingress that is started with it sets it aside, begins a new one, and brings there \
+                        what can be read.";
             Finding::wrong(SPOOL.file, says, cure)
         }
         Err(why @ (Unreadable::Locked | Unreadable::Failed(_))) => failed(&SPOOL, path, &why),
@@ -351,41 +349,96 @@ fn of_spooled(path: &Path, spooled: &SpoolReport, user: Option<&str>) -> Finding
         (None, _) => "Start an ingress with this CHICKWORK_SPOOL: it brings them to the broker.",
         (Some(_), false) => "They go to the broker by themselves as soon as it takes them.",
         (Some(_), true) => {
-            "Get the broker going, or raise CHICKWORK_SPOOL_MAX_BYTES: once the spool is full, webhooks are refused."
+            "Get the broker going, or raise CHICKWORK_SPOOL_MAX_BYTES: large webhooks may be refused already, and all are once the spool is full."
         }
     };
     Finding::notice(SPOOL.file, says).with_cure(cure)
 }
 
-/// What an ingress has set aside because it could not be used, and nobody has looked after since.
-fn set_aside(path: &Path) -> Option<Finding> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    let begins = beside(Path::new(path.file_name()?), SET_ASIDE);
-    let begins = begins.as_os_str().as_encoded_bytes();
-    let mut names: Vec<String> = std::fs::read_dir(folder)
-        .ok()?
-        .filter_map(|entry| Some(entry.ok()?.file_name()))
-        .filter(|name| name.as_encoded_bytes().starts_with(begins))
-        .map(|name| name.to_string_lossy().into_owned())
-        .filter(|name| !name.ends_with("-wal") && !name.ends_with("-shm"))
-        .collect();
-    names.sort();
-    let more = match names.len().checked_sub(MOST_NAMED) {
-        None | Some(0) => String::new(),
-        Some(more) => format!(" and {more} more"),
-    };
-    names.truncate(MOST_NAMED);
-    if names.is_empty() {
-        return None;
+/// Why a file was set aside, in the order of the findings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Aside {
+    Newer,
+    Saving,
+    Damaged,
+    Foreign,
+}
+
+impl Aside {
+    /// Its reason is not written down, but can still be seen.
+    fn of(path: &Path) -> Self {
+        match look::glance(path) {
+            Err(Unreadable::Newer(_)) => Self::Newer,
+            Err(Unreadable::Foreign) => Self::Foreign,
+            // In a damaged file much may be whole.
+            _ => Self::Damaged,
+        }
     }
-    let says = format!(
-        "Set aside in {}, and not brought to the broker: {}{more}.",
-        folder.display(),
-        names.join(", ")
-    );
-    let cure = "`sqlite3 FILE .recover | sqlite3 NEW` saves what can be read of a spool, and an ingress with CHICKWORK_SPOOL=NEW \
-                forwards that. Then move it away.";
-    Some(Finding::notice(SPOOL.file, says).with_cure(cure))
+
+    fn finding(self, folder: &Path, mut names: Vec<String>) -> Finding {
+        names.sort();
+        let more = match names.len().saturating_sub(MOST_NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        names.truncate(MOST_NAMED);
+        let (why, cure) = match self {
+            Self::Newer => (
+                "A newer release has made it, and its events have not reached the broker",
+                "Start an ingress of that release with it as CHICKWORK_SPOOL, until the broker has its events. Then move it away.",
+            ),
+            Self::Saving => (
+                "It is damaged, and what can be read of it is not all in the new one yet",
+                "An ingress with this CHICKWORK_SPOOL goes on with that by itself; leave it where it is.",
+            ),
+            Self::Damaged => (
+                "It is damaged; what could be read of it went into the new one",
+                "The log says how much that was. See whether the disk is failing, and move it away when nobody needs it any more.",
+            ),
+            Self::Foreign => (
+                "It is not a Chickwork file",
+                "If somebody misses it, move it back and name another file in CHICKWORK_SPOOL; else move it away.",
+            ),
+        };
+        let says = format!(
+            "Set aside in {}: {}{more}. {why}.",
+            folder.display(),
+            names.join(", ")
+        );
+        Finding::notice(SPOOL.file, says).with_cure(cure)
+    }
+}
+
+/// What an ingress has set aside because it could not be used, and nobody has looked after since.
+fn all_set_aside(path: &Path) -> Vec<Finding> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let [saving, set_aside] = [SAVING, SET_ASIDE]
+        .map(|ending| beside(Path::new(path.file_name().unwrap_or_default()), ending));
+    let begins = |name: &OsStr, with: &Path| {
+        let with = with.as_os_str().as_encoded_bytes();
+        name.as_encoded_bytes().starts_with(with)
+    };
+    let mut names: BTreeMap<Aside, Vec<String>> = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_of_another = [&b"-wal"[..], b"-shm"]
+            .iter()
+            .any(|ending| name.as_encoded_bytes().ends_with(ending));
+        let is_being_saved = begins(&name, &saving);
+        if (is_being_saved || begins(&name, &set_aside)) && !is_of_another {
+            let reason = if is_being_saved {
+                Aside::Saving
+            } else {
+                Aside::of(&entry.path())
+            };
+            let name = name.to_string_lossy().into_owned();
+            names.entry(reason).or_default().push(name);
+        }
+    }
+    names
+        .into_iter()
+        .map(|(reason, names)| reason.finding(folder, names))
+        .collect()
 }
 
 /// So many of them: `1 job`, `12 jobs`.

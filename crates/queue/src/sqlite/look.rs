@@ -2,19 +2,16 @@
 //! spool, in use by somebody or not, or nothing of ours at all.
 
 use std::fs::{File, TryLockError};
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags};
 
 use super::{APPLICATION_ID, BUSY_LIMIT, SCHEMA_VERSION, TABLES, spool};
-use crate::spool::place::LOCK;
+use crate::spool::place::{LOCK, beside, holder, holds_something, resolved};
 
 /// Larger files are not read from end to end.
 const LARGEST_CHECKED: u64 = 256 * 1024 * 1024;
-/// As much is read of what the holder of a lock says of itself, in bytes.
-const LONGEST_HOLDER: u64 = 200;
 
 /// A file that can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +34,7 @@ pub(super) enum Holds {
     Spool {
         events: u64,
         oldest: Option<Timestamp>,
+        newest: Option<Timestamp>,
     },
 }
 
@@ -86,7 +84,8 @@ pub(super) fn check(path: &Path) -> Result<Seen, Unreadable> {
             let verdict: String =
                 connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
             if verdict != "ok" {
-                return Err(Unreadable::Damaged(verdict));
+                let words: Vec<_> = verdict.lines().collect();
+                return Err(Unreadable::Damaged(words.join(" ")));
             }
         }
         Ok(seen)
@@ -98,6 +97,10 @@ fn look(
     read: impl Fn(&Connection) -> Result<Seen, Unreadable>,
 ) -> Result<Seen, Unreadable> {
     let path = &resolved(path);
+    if is_journal_only(path) {
+        let why = "all but its journal is gone, and that is kept as long as nobody opens it";
+        return Err(Unreadable::Failed(why.to_owned()));
+    }
     let is_open = || beside(path, "-wal").exists();
     let in_use = || read(&open(path)?);
     if is_open() {
@@ -161,12 +164,15 @@ fn read(connection: &Connection) -> Result<Seen, Unreadable> {
     let count =
         |table: &str| number(&format!("SELECT count(*) FROM {table}")).map(i64::cast_unsigned);
     if has(spool::TABLE)? {
-        let oldest = connection.query_row("SELECT min(received_at) FROM archive", [], |row| {
-            row.get::<_, Option<i64>>(0)
-        })?;
+        let received = |which: &str| -> rusqlite::Result<Option<Timestamp>> {
+            let sql = format!("SELECT {which}(received_at) FROM archive");
+            let millis = connection.query_row(&sql, [], |row| row.get::<_, Option<i64>>(0))?;
+            Ok(millis.and_then(|millis| Timestamp::from_millisecond(millis).ok()))
+        };
         return Ok(seen(Holds::Spool {
             events: count(spool::TABLE)?,
-            oldest: oldest.and_then(|millis| Timestamp::from_millisecond(millis).ok()),
+            oldest: received("min")?,
+            newest: received("max")?,
         }));
     }
     Ok(seen(Holds::Queue {
@@ -182,23 +188,13 @@ pub(super) fn user(path: &Path) -> Option<String> {
     if !matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)) {
         return None;
     }
-    let mut says = String::new();
-    let read = lock.by_ref().take(LONGEST_HOLDER).read_to_string(&mut says);
-    let says = says.trim();
-    let is_plain = read.is_ok() && !says.is_empty() && !says.contains(char::is_control);
-    Some(if is_plain { says } else { "another process" }.to_owned())
+    Some(holder(&mut lock))
 }
 
-/// The file itself, where a link leads to it: what is kept beside it is beside that.
-pub(super) fn resolved(path: &Path) -> PathBuf {
-    path.canonicalize().unwrap_or_else(|_| path.to_owned())
-}
-
-/// A file that SQLite, or we, keep beside this one.
-pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    PathBuf::from(name)
+/// Whether nothing is left but the journal, which SQLite deletes as soon as it opens such a file.
+pub(super) fn is_journal_only(path: &Path) -> bool {
+    // In this order: a file that somebody is just creating has something in it before its journal has.
+    holds_something(&beside(&resolved(path), "-wal")) && !holds_something(path)
 }
 
 /// A path as SQLite wants it in a URI.

@@ -15,17 +15,17 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, params};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 pub(crate) use claims::{SqliteClaim, SqliteClaims};
 pub(crate) use dead::{DeadRead, DeadTaking};
 pub(crate) use records::{ArchiveRead, OutcomesFollow, OutcomesRead};
-pub(crate) use spool::{Put, SpoolFile, salvage};
+pub(crate) use spool::{Put, SpoolFile, is_passing, salvage};
 use writer::Writer;
 
 use crate::Settings;
@@ -72,6 +72,18 @@ pub enum StoreError {
     /// The claim has passed to somebody else.
     #[error("the claim was lost to somebody else")]
     Lost,
+    /// It is no queue: what is in it waits for a broker, and only an ingress changes it.
+    #[error(
+        "{} is the spool of an ingress: {events} {} in it; set CHICKWORK_QUEUE to the broker",
+        path.display(),
+        if *events == 1 { "event waits" } else { "events wait" }
+    )]
+    Spool {
+        /// The file.
+        path: PathBuf,
+        /// How many events wait in it.
+        events: u64,
+    },
 }
 
 impl From<rusqlite::Error> for StoreError {
@@ -114,6 +126,12 @@ pub enum OpenError {
     /// It is there, but nobody has made a queue of it.
     #[error("{} is empty: no bot has used it yet", .0.display())]
     Empty(PathBuf),
+    /// Only its journal is left. SQLite would delete that with the first look.
+    #[error(
+        "{} is gone or empty, but its journal beside it, which ends in -wal, is not: put the file back, or move the journal away",
+        .0.display()
+    )]
+    JournalOnly(PathBuf),
     /// This user may only read it. Looking takes part in SQLite's bookkeeping, and so writes.
     #[error(
         "{} may not be written to by this user: give it write access to the file, to those beside it that end in -wal and -shm, and to their folder",
@@ -179,9 +197,9 @@ struct Inner {
     archive_keep: Duration,
     outcomes_keep: Duration,
     /// For looking whether there is work; SQLite's readers do not wait for its writer.
-    looks: Mutex<Connection>,
+    looks: Arc<Mutex<Connection>>,
     /// For listings, which may take long.
-    listings: Mutex<Connection>,
+    listings: Arc<Mutex<Connection>>,
     /// Changes with every commit of this process.
     written: watch::Receiver<u64>,
     /// Dropped last: its thread says when the file is closed.
@@ -244,7 +262,10 @@ impl Store {
             reason,
         };
         let reader = || open_reader(&path).map_err(|error| unusable(error.to_string()));
-        let (looks, listings) = (Mutex::new(reader()?), Mutex::new(reader()?));
+        let (looks, listings) = (
+            Arc::new(Mutex::new(reader()?)),
+            Arc::new(Mutex::new(reader()?)),
+        );
         let (tell, written) = watch::channel(0);
         let writer = Writer::start(connection, move || {
             tell.send_modify(|count| *count += 1);
@@ -309,7 +330,7 @@ impl Store {
 
     async fn read_with<T, F>(
         &self,
-        reader: fn(&Inner) -> &Mutex<Connection>,
+        reader: fn(&Inner) -> &Arc<Mutex<Connection>>,
         task: F,
     ) -> Result<T, StoreError>
     where
@@ -317,11 +338,14 @@ impl Store {
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
         let store = self.clone();
-        // On a thread that may block.
+        let reader = reader(&self.inner).clone().lock_owned().await;
+        // On a thread that may block: one for each reader, however many wait for a disk that hangs.
         tokio::task::spawn_blocking(move || {
-            let reader = reader(&store.inner).lock();
-            let reader = reader.unwrap_or_else(std::sync::PoisonError::into_inner);
-            task(&reader).map_err(StoreError::from)
+            let read = task(&reader).map_err(StoreError::from);
+            // In this order: the file is closed with the last handle.
+            drop(reader);
+            drop(store);
+            read
         })
         .await
         .map_err(|_| StoreError::Closed)?
@@ -464,6 +488,9 @@ fn prepare(path: &Path, flags: OpenFlags, purpose: Purpose) -> Result<Connection
             _ => OpenError::Unusable { path, reason },
         }
     };
+    if look::is_journal_only(path) {
+        return Err(OpenError::JournalOnly(path.to_owned()));
+    }
     let connection = Connection::open_with_flags(path, flags).map_err(unusable)?;
     connection.busy_timeout(BUSY_LIMIT).map_err(unusable)?;
     let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));

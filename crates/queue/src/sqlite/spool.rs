@@ -38,6 +38,28 @@ const PAGE_BYTES: usize = 1024 * 1024;
 /// The most rows of a damaged file that are looked for: its own numbers may be rubbish.
 const MOST_SALVAGED: i64 = 10_000_000;
 
+impl Store {
+    /// An error if the file is a spool: an ingress keeps it, and nobody else may write into it.
+    pub(crate) async fn refuse_spool(&self) -> Result<(), StoreError> {
+        let events = self.read(|connection| {
+            let table = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1";
+            if !connection.prepare_cached(table)?.exists([TABLE])? {
+                return Ok(None);
+            }
+            let count = "SELECT count(*) FROM spooled";
+            let events = connection.query_row(count, [], |row| row.get::<_, i64>(0))?;
+            Ok(Some(events.cast_unsigned()))
+        });
+        match events.await? {
+            None => Ok(()),
+            Some(events) => Err(StoreError::Spool {
+                path: self.path().to_owned(),
+                events,
+            }),
+        }
+    }
+}
+
 /// An open spool file; cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct SpoolFile {
@@ -73,27 +95,37 @@ pub(crate) struct Waiting {
     pub(crate) event: Option<(Event, Becomes)>,
 }
 
+impl Waiting {
+    fn bytes(&self) -> usize {
+        let event = self.event.as_ref();
+        event.map_or(0, |(event, _)| event.body.len())
+    }
+}
+
 impl SpoolFile {
     /// Opens the file, checks it from end to end, and creates it if there is none. It must belong to
-    /// this process alone.
-    pub(crate) async fn open(path: &Path, max_bytes: u64) -> Result<Self, OpenError> {
+    /// this process alone. Blocks for as long as that takes.
+    pub(crate) fn open(path: &Path, max_bytes: u64) -> Result<Self, OpenError> {
         let path = path.to_owned();
-        tokio::task::spawn_blocking(move || {
-            let connection = prepare(&path, OpenFlags::default(), Purpose::Spool)?;
-            let failing = |error: rusqlite::Error| OpenError::Failing {
-                path: path.clone(),
-                reason: error.to_string(),
-            };
-            if let Some(reason) = damage(&connection).map_err(failing)? {
-                return Err(OpenError::Damaged { path, reason });
-            }
-            let room = Room::limit(&connection, max_bytes).map_err(failing)?;
-            let kept = Duration::MAX;
-            let store = Store::on(connection, path, Vec::new(), kept, kept)?;
-            Ok(Self { store, room })
-        })
-        .await
-        .unwrap_or_else(|_| unreachable!("opening does not panic, and nobody aborts it"))
+        let connection = prepare(&path, OpenFlags::default(), Purpose::Spool)?;
+        let failing = |error: rusqlite::Error| OpenError::Failing {
+            path: path.clone(),
+            reason: error.to_string(),
+        };
+        if let Some(reason) = damage(&connection).map_err(failing)? {
+            return Err(OpenError::Damaged { path, reason });
+        }
+        let nobodys = of_no_kind(&connection).map_err(failing)?;
+        if nobodys > 0 {
+            log::error!(
+                "{nobodys} events in the spool {} are of a kind that this release does not know; they are passed over, and stay there",
+                path.display()
+            );
+        }
+        let room = Room::limit(&connection, max_bytes).map_err(failing)?;
+        let kept = Duration::MAX;
+        let store = Store::on(connection, path, Vec::new(), kept, kept)?;
+        Ok(Self { store, room })
     }
 
     /// Stores an event; one that is there already stays as it is.
@@ -138,10 +170,7 @@ impl SpoolFile {
                 while page.len() < PAGE_EVENTS && bytes < PAGE_BYTES {
                     let Some(row) = rows.next()? else { break };
                     let waiting = waiting(kind, row)?;
-                    bytes += waiting
-                        .event
-                        .as_ref()
-                        .map_or(0, |(event, _)| event.body.len());
+                    bytes += waiting.bytes();
                     page.push(waiting);
                 }
                 Ok(page)
@@ -257,22 +286,22 @@ impl Room {
 }
 
 /// Reads what can still be read of a damaged spool, in its order. Row by row, as one that is lost must
-/// not take the others along; it comes without its event.
-pub(crate) fn salvage(path: &Path) -> mpsc::Receiver<Vec<Waiting>> {
+/// not take the others along; it comes without its event. An error comes last.
+pub(crate) fn salvage(path: &Path) -> mpsc::Receiver<rusqlite::Result<Vec<Waiting>>> {
     let (tell, told) = mpsc::channel(1);
     let path = path.to_owned();
     tokio::task::spawn_blocking(move || {
         if let Err(error) = salvage_into(&path, &tell) {
-            log::error!(
-                "the damaged spool {} cannot be read: {error}",
-                path.display()
-            );
+            let _ = tell.blocking_send(Err(error));
         }
     });
     told
 }
 
-fn salvage_into(path: &Path, tell: &mpsc::Sender<Vec<Waiting>>) -> rusqlite::Result<()> {
+fn salvage_into(
+    path: &Path,
+    tell: &mpsc::Sender<rusqlite::Result<Vec<Waiting>>>,
+) -> rusqlite::Result<()> {
     let connection = open_reader(path)?;
     let number = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
     // Each of them lies on a page of its own.
@@ -283,20 +312,25 @@ fn salvage_into(path: &Path, tell: &mpsc::Sender<Vec<Waiting>>) -> rusqlite::Res
         "SELECT spooled.seq, why, {CONTENT}, becomes FROM spooled LEFT JOIN archive USING (id)
          WHERE spooled.seq = ?1"
     ))?;
-    let mut page = Vec::new();
+    let (mut page, mut bytes) = (Vec::new(), 0);
     for seq in first.max(last.saturating_sub(MOST_SALVAGED))..=last {
         let row = statement.query_row([seq], |row| waiting(&row.get::<_, String>("becomes")?, row));
-        match row.optional() {
-            Ok(None) => {}
-            Ok(Some(waiting)) => page.push(waiting),
-            Err(_) => page.push(Waiting { seq, event: None }),
-        }
-        if page.len() >= PAGE_EVENTS && tell.blocking_send(std::mem::take(&mut page)).is_err() {
-            // Nobody wants them any more.
-            return Ok(());
+        let row = match row.optional() {
+            Ok(None) => continue,
+            Ok(Some(waiting)) => waiting,
+            Err(_) => Waiting { seq, event: None },
+        };
+        bytes += row.bytes();
+        page.push(row);
+        if page.len() >= PAGE_EVENTS || bytes >= PAGE_BYTES {
+            bytes = 0;
+            if tell.blocking_send(Ok(std::mem::take(&mut page))).is_err() {
+                // Nobody wants them any more.
+                return Ok(());
+            }
         }
     }
-    let _ = tell.blocking_send(page);
+    let _ = tell.blocking_send(Ok(page));
     Ok(())
 }
 
@@ -313,11 +347,37 @@ fn waiting(kind: &str, row: &rusqlite::Row<'_>) -> rusqlite::Result<Waiting> {
     })
 }
 
+/// Whether a file that could not be read may be so in a while, as far as SQLite's word for it tells.
+pub(crate) fn is_passing(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode as Code;
+    let code = error.sqlite_error_code();
+    code.is_some_and(|code| {
+        matches!(
+            code,
+            Code::SystemIoFailure
+                | Code::CannotOpen
+                | Code::DatabaseBusy
+                | Code::DatabaseLocked
+                | Code::DiskFull
+                | Code::OutOfMemory
+                | Code::PermissionDenied
+                | Code::ReadOnly
+        )
+    })
+}
+
+/// How many events are to become something that nobody here can make of them.
+fn of_no_kind(connection: &Connection) -> rusqlite::Result<i64> {
+    let sql = "SELECT count(*) FROM spooled WHERE becomes NOT IN (?1, ?2, ?3)";
+    connection.query_row(sql, Becomes::KINDS, |row| row.get(0))
+}
+
 /// What is wrong with the file's contents, if anything is.
 fn damage(connection: &Connection) -> rusqlite::Result<Option<String>> {
     let check = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
     match check {
-        Ok(says) => Ok((says != "ok").then_some(says)),
+        // It speaks in several lines.
+        Ok(says) => Ok((says != "ok").then(|| says.lines().collect::<Vec<_>>().join(" "))),
         Err(error) if is_damage(&error) => Ok(Some(error.to_string())),
         Err(error) => Err(error),
     }

@@ -82,6 +82,11 @@ impl Requeue {
         })
     }
 
+    /// An error if it could not be done whatever is unexplained.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        self.consent.check()
+    }
+
     /// Does it. True when everything was put back.
     pub(super) async fn run(
         &self,

@@ -191,6 +191,7 @@ impl Errand {
     }
 
     async fn run(self, queue: &Queue) -> anyhow::Result<ExitCode> {
+        queue.refuse_spool().await?;
         let mut letters = Vec::new();
         let mut chosen = Chosen::of(queue, &self.filter).await?;
         while let Some(letter) = chosen.next().await? {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use chickwork_queue::examine::SpoolSeen;
 use chickwork_queue::job::Step;
 use chickwork_queue::report::{AccountLimit, Depth, Paused, Report, SpoolReport, Unfinished};
 use jiff::{SignedDuration, Timestamp};
@@ -32,28 +33,121 @@ pub(super) struct Picture {
     pub(super) unfinished: Option<Unfinished>,
     /// The inner `None`: the archive has no event.
     pub(super) last_event: Option<Option<Timestamp>>,
-    /// Whether the queue is a broker, so that ingresses have spools.
-    pub(super) on_broker: bool,
-    /// A spool on this machine: what can be seen while the broker cannot, or what was pointed at.
-    pub(super) spool: Option<SpoolFile>,
+    /// Where a spool may be on this machine, if that was looked at: while a broker cannot be used,
+    /// or because it was pointed at.
+    pub(super) place: Option<Place>,
     /// It was pointed at that spool, which tells nothing else of the bot.
     pub(super) of_spool_alone: bool,
+}
+
+/// What is where a spool may be.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    Spool(SpoolFile),
+    /// Nothing is at this path so far.
+    Empty(String),
+    /// A file that is no spool, or cannot be read, in words.
+    Other(String),
 }
 
 /// A spool as it lies on the disk of this machine.
 #[derive(Debug, Clone)]
 pub(super) struct SpoolFile {
     pub(super) path: String,
-    pub(super) spooled: SpoolReport,
+    /// This machine, as its processes call it.
+    pub(super) host: String,
+    pub(super) seen: SpoolSeen,
+    /// How much it may hold, if that was given.
+    pub(super) max_bytes: Option<u64>,
+}
+
+impl SpoolFile {
+    /// Whether it is the spool that this ingress tells of.
+    fn is_of(&self, report: &Report) -> bool {
+        self.seen.process == Some(report.pid) && self.host == report.host
+    }
+}
+
+/// A spool, by the ingress that tells of it, by what lies on the disk, or by both.
+#[derive(Debug)]
+struct Spool<'a> {
+    report: Option<&'a Report>,
+    path: Option<&'a str>,
+    events: u64,
+    oldest: Option<Timestamp>,
+    bytes: u64,
+    max_bytes: Option<u64>,
+}
+
+impl<'a> Spool<'a> {
+    fn told(report: &'a Report) -> Option<Self> {
+        let SpoolReport {
+            events,
+            oldest,
+            bytes,
+            max_bytes,
+        } = report.spool?;
+        Some(Self {
+            report: Some(report),
+            path: None,
+            events,
+            oldest,
+            bytes,
+            max_bytes: Some(max_bytes),
+        })
+    }
+
+    /// With how much it may hold, as far as that is more than an assumption.
+    fn full(&self) -> Option<SpoolReport> {
+        Some(SpoolReport {
+            events: self.events,
+            oldest: self.oldest,
+            bytes: self.bytes,
+            max_bytes: self.max_bytes?,
+        })
+    }
+
+    fn is_nearly_full(&self) -> bool {
+        self.full().is_some_and(|spool| spool.is_nearly_full())
+    }
+
+    /// How much room it takes.
+    fn fullness(&self) -> String {
+        let bytes = words::size(self.bytes);
+        let Some(spool) = self.full() else {
+            return format!("it takes {bytes}");
+        };
+        let (percent, most) = (spool.percent(), words::size(spool.max_bytes));
+        let refused = if spool.is_nearly_full() {
+            ": large webhooks may be refused already"
+        } else {
+            ""
+        };
+        format!("it is {percent} % full ({bytes} of {most}){refused}")
+    }
+
+    fn json(&self, now: Timestamp) -> Value {
+        let seconds = |at| Duration::try_from(now.duration_since(at)).unwrap_or_default();
+        json!({
+            "process": self.report.map(|report| report.process),
+            "host": self.report.map(|report| &report.host),
+            "pid": self.report.map(|report| report.pid),
+            "path": self.path,
+            "events": self.events,
+            "oldest_seconds": self.oldest.map(|oldest| seconds(oldest).as_secs()),
+            "bytes": self.bytes,
+            "max_bytes": self.max_bytes,
+        })
+    }
 }
 
 impl Picture {
     /// Why the bot does not work; nothing if it does.
     pub(super) fn troubles(&self) -> Vec<String> {
-        if let Some(file) = self.spool_alone() {
-            return match file.spooled.events {
+        if let Some(spool) = self.spool_alone() {
+            return match spool.events {
                 0 => Vec::new(),
-                _ => vec![self.waiting_in("this spool", &file.spooled)],
+                _ => vec![self.waiting_in("this spool", &spool)],
             };
         }
         if let Some(why) = &self.down {
@@ -79,6 +173,15 @@ impl Picture {
             };
             troubles.push(format!("{without}: {why}"));
         }
+        // The broker's next hiccup would cost webhooks there.
+        let unusable = self.at_work().filter_map(|report| {
+            let why = words::line(report.spool_trouble.as_ref()?, LONGEST_REASON);
+            let host = words::line(&report.host, LONGEST_HOST);
+            Some(format!(
+                "the spool of the ingress on {host} cannot be used: {why}"
+            ))
+        });
+        troubles.extend(unusable);
         // After its time the next job tries again; whether in vain nobody knows yet.
         let pauses = self.pauses().into_iter();
         let lasting = pauses.filter(|paused| paused.until > self.now);
@@ -88,8 +191,8 @@ impl Picture {
 
     /// The picture in sentences that could be read aloud.
     pub(super) fn lines(&self) -> Vec<String> {
-        if let Some(file) = self.spool_alone() {
-            return self.of_spool_file(file);
+        if let Some(spool) = self.spool_alone() {
+            return self.of_spool_alone(&spool);
         }
         let troubles = self.troubles();
         let mut lines = Vec::new();
@@ -121,6 +224,7 @@ impl Picture {
         let depths = self.depths.as_deref();
         let seconds = |at: Option<Timestamp>| at.map(|at| self.since(at).as_secs());
         let (waiting, oldest) = self.waiting().unzip();
+        let spools = self.reports.is_some() || self.file().is_some();
         json!({
             "queue": self.queue,
             "up": self.down.is_none(),
@@ -133,7 +237,7 @@ impl Picture {
             "dead": self.jobs(Depth::DEAD),
             "unfinished": self.unfinished.map(|unfinished| unfinished.count),
             "unfinished_oldest_seconds": seconds(self.unfinished.and_then(|unfinished| unfinished.oldest)),
-            "spools": self.spools(),
+            "spools": spools.then(|| self.spools().map(|spool| spool.json(self.now)).collect::<Vec<_>>()),
             "queues": depths.map(|depths| depths.iter().map(depth).collect::<Vec<_>>()),
             "account_limit": self.account_limit(),
             "pauses": self.reports.as_ref().map(|_| self.pauses()),
@@ -158,7 +262,12 @@ impl Picture {
             .into_iter()
             .map(|(kind, count)| format!("{count} {kind}"))
             .collect();
-        let mut lines = vec![format!("Processes: {}.", kinds.join(", "))];
+        // While nothing can be stored there is no newer report, and soon none.
+        let when = match self.down {
+            Some(_) => ", as last reported",
+            None => "",
+        };
+        let mut lines = vec![format!("Processes{when}: {}.", kinds.join(", "))];
         let not_ready = reports.iter().filter_map(|report| {
             let why = report.not_ready.as_ref().filter(|_| !report.stopping)?;
             let why = words::line(why, LONGEST_REASON);
@@ -179,38 +288,34 @@ impl Picture {
                 .collect();
             lines.push(format!("  of different releases: {}", releases.join(", ")));
         }
-        for (report, spooled) in self.spooling() {
-            if spooled.events > 0 || spooled.is_nearly_full() {
+        // One that was looked into has been told of.
+        for spool in self.spools().filter(|spool| spool.path.is_none()) {
+            if let Some(report) = spool.report
+                && (spool.events > 0 || spool.is_nearly_full())
+            {
                 let host = words::line(&report.host, LONGEST_HOST);
-                let spooled = self.of_spooled(spooled);
-                lines.push(format!("  {} on {host}: {spooled}", kind(report)));
+                let mut waits = self.waiting_in("its spool", &spool);
+                if spool.is_nearly_full() {
+                    waits = format!("{waits}; {}", spool.fullness());
+                }
+                lines.push(format!("  {} on {host}: {waits}", kind(report)));
             }
         }
         lines
     }
 
-    /// How much waits in a spool, for whoever knows which.
-    fn of_spooled(&self, spooled: &SpoolReport) -> String {
-        let waits = self.waiting_in("its spool", spooled);
-        if spooled.is_nearly_full() {
-            format!("{waits}; it is {} % full", spooled.percent())
-        } else {
-            waits
-        }
-    }
-
     /// The spool, if nothing else was looked at.
-    fn spool_alone(&self) -> Option<&SpoolFile> {
-        self.spool.as_ref().filter(|_| self.of_spool_alone)
+    fn spool_alone(&self) -> Option<Spool<'_>> {
+        self.file().filter(|_| self.of_spool_alone)
     }
 
     /// What a spool tells that it was pointed at.
-    fn of_spool_file(&self, file: &SpoolFile) -> Vec<String> {
-        let path = &file.path;
+    fn of_spool_alone(&self, spool: &Spool<'_>) -> Vec<String> {
+        let path = spool.path.unwrap_or_default();
         let mut lines = vec![format!("{path} is the spool of an ingress.")];
-        lines.push(match file.spooled.events {
+        lines.push(match spool.events {
             0 => "Nothing waits in it.".to_owned(),
-            _ => self.of_file(file, "it"),
+            _ => self.of_file(spool, "it"),
         });
         lines.push(
             "How the bot is, the broker knows: set CHICKWORK_QUEUE to its address.".to_owned(),
@@ -220,28 +325,35 @@ impl Picture {
 
     /// What becomes of webhooks while a broker cannot be used.
     fn of_spool_meanwhile(&self) -> Option<String> {
-        self.down.as_ref().filter(|_| self.on_broker)?;
-        Some(match &self.spool {
-            Some(file) if file.spooled.events > 0 => self.of_file(file, &file.path),
-            Some(file) => format!("Nothing waits in the spool {}.", file.path),
-            None => "Meanwhile each ingress keeps events in its spool: run this beside one, with its CHICKWORK_SPOOL, to see how many."
-                .to_owned(),
-        })
+        let why_not = match self.place.as_ref()? {
+            Place::Spool(SpoolFile { path, .. }) => {
+                let spool = self.file().filter(|spool| spool.events > 0);
+                return Some(match spool {
+                    Some(spool) => self.of_file(&spool, path),
+                    None => format!("Nothing waits in the spool {path}."),
+                });
+            }
+            Place::Empty(path) => format!("there is none at {path}"),
+            Place::Other(what) => what.clone(),
+        };
+        Some(format!(
+            "Meanwhile each ingress keeps events in its spool, and {why_not}: run this beside an ingress, with its CHICKWORK_SPOOL, to see how many."
+        ))
     }
 
-    fn of_file(&self, file: &SpoolFile, name: &str) -> String {
-        let waits = self.waiting_in(name, &file.spooled);
-        format!("{waits}. It is {} % full.", file.spooled.percent())
+    fn of_file(&self, spool: &Spool<'_>, name: &str) -> String {
+        let waits = self.waiting_in(name, spool);
+        format!("{waits}; {}.", spool.fullness())
     }
 
     /// So many events wait in such a place, and since when.
-    fn waiting_in(&self, place: &str, spooled: &SpoolReport) -> String {
-        let (wait, them) = match spooled.events {
+    fn waiting_in(&self, place: &str, spool: &Spool<'_>) -> String {
+        let (wait, them) = match spool.events {
             1 => ("waits", "it"),
             _ => ("wait", "them"),
         };
-        let events = words::count(spooled.events, "event");
-        let oldest = match spooled.oldest {
+        let events = words::count(spool.events, "event");
+        let oldest = match spool.oldest {
             Some(oldest) => format!(" (the oldest for {})", self.age(oldest)),
             None => String::new(),
         };
@@ -301,7 +413,12 @@ impl Picture {
                 "The last webhook could not be seen.".to_owned()
             };
         };
-        let came = format!("The last webhook came {}", words::ago(at, self.now));
+        // While the queue cannot be used, another ingress may have had one since.
+        let known = match self.down {
+            Some(_) => " that is known of",
+            None => "",
+        };
+        let came = format!("The last webhook{known} came {}", words::ago(at, self.now));
         if self.now.duration_since(at) > SILENCE {
             format!(
                 "{came}: look at the webhook's edit screen whether Chatwork has switched it off."
@@ -361,48 +478,38 @@ impl Picture {
         limits.min_by_key(|limit| limit.left)
     }
 
-    /// The ingresses that tell of a spool.
-    fn spooling(&self) -> impl Iterator<Item = (&Report, &SpoolReport)> {
-        self.at_work()
-            .filter_map(|report| Some((report, report.spool.as_ref()?)))
-    }
-
-    /// The spools that are known, for programs.
-    fn spools(&self) -> Option<Vec<Value>> {
-        let told = self
-            .spooling()
-            .map(|(report, spooled)| self.spool(Some(report), None, spooled));
-        let seen = self
-            .spool
-            .iter()
-            .map(|file| self.spool(None, Some(&file.path), &file.spooled));
-        let known = self.reports.is_some() || self.spool.is_some();
-        known.then(|| told.chain(seen).collect())
-    }
-
-    fn spool(&self, report: Option<&Report>, path: Option<&str>, spooled: &SpoolReport) -> Value {
-        let SpoolReport {
-            events,
-            oldest,
-            bytes,
-            max_bytes,
-        } = spooled;
-        json!({
-            "process": report.map(|report| report.process),
-            "host": report.map(|report| &report.host),
-            "pid": report.map(|report| report.pid),
-            "path": path,
-            "events": events,
-            "oldest_seconds": oldest.map(|oldest| self.since(oldest).as_secs()),
-            "bytes": bytes,
-            "max_bytes": max_bytes,
+    /// The spool that was looked into; its ingress knows best how much it may hold.
+    fn file(&self) -> Option<Spool<'_>> {
+        let Some(Place::Spool(file)) = &self.place else {
+            return None;
+        };
+        let mut reports = self.reports.iter().flatten();
+        let report = reports.find(|report| file.is_of(report));
+        let told = report.and_then(|report| report.spool);
+        Some(Spool {
+            report,
+            path: Some(&file.path),
+            events: file.seen.events,
+            oldest: file.seen.oldest,
+            bytes: file.seen.bytes,
+            max_bytes: told.map(|told| told.max_bytes).or(file.max_bytes),
         })
+    }
+
+    /// The spools that are known, each once: what lies on the disk is newer than any report of it.
+    fn spools(&self) -> impl Iterator<Item = Spool<'_>> {
+        let file = self.file();
+        let seen = file.as_ref().and_then(|spool| spool.report);
+        let others = self
+            .at_work()
+            .filter(move |report| seen.is_none_or(|seen| seen.process != report.process));
+        others.filter_map(Spool::told).chain(file)
     }
 
     /// How much waits to be worked on, and since when.
     fn waiting(&self) -> Option<(u64, Option<Timestamp>)> {
-        if let Some(file) = self.spool_alone() {
-            return Some((file.spooled.events, file.spooled.oldest));
+        if let Some(spool) = self.spool_alone() {
+            return Some((spool.events, spool.oldest));
         }
         let depths = self.depths.as_ref()?;
         let waiting = || {
@@ -410,13 +517,12 @@ impl Picture {
                 .iter()
                 .filter(|depth| ![Depth::LATER, Depth::DEAD].contains(&depth.queue.as_str()))
         };
-        let spooled = || self.spooling().map(|(_, spooled)| spooled);
         let in_queues: u64 = waiting().map(|depth| depth.jobs).sum();
-        let in_spools: u64 = spooled().map(|spooled| spooled.events).sum();
+        let in_spools: u64 = self.spools().map(|spool| spool.events).sum();
         let count = in_queues + in_spools;
         let told = waiting().filter_map(|depth| depth.oldest);
         let told = told
-            .chain(spooled().filter_map(|spooled| spooled.oldest))
+            .chain(self.spools().filter_map(|spool| spool.oldest))
             .min();
         // A broker does not tell; the archive does.
         let oldest = told
@@ -435,7 +541,11 @@ impl Picture {
     fn last_webhook(&self) -> Option<Timestamp> {
         let reports = self.reports.iter().flatten();
         let told = reports.filter_map(|report| report.last_webhook).max();
-        told.max(self.last_event.flatten())
+        let spooled = match &self.place {
+            Some(Place::Spool(file)) => file.seen.newest,
+            _ => None,
+        };
+        told.max(self.last_event.flatten()).max(spooled)
     }
 
     fn age(&self, at: Timestamp) -> String {
@@ -554,10 +664,19 @@ mod tests {
         }
     }
 
+    /// A spool on this machine, of whose size nothing is known but what it takes.
     fn spool_file(events: u64) -> SpoolFile {
         SpoolFile {
             path: "/var/lib/spool.db".to_owned(),
-            spooled: spool(events, 3),
+            host: "chick-1".to_owned(),
+            seen: SpoolSeen {
+                events,
+                oldest: (events > 0).then(|| at(-120)),
+                newest: (events > 0).then(|| at(-10)),
+                bytes: 30_000,
+                process: Some(7),
+            },
+            max_bytes: None,
         }
     }
 
@@ -646,7 +765,7 @@ mod tests {
             [
                 "Processes: 3 ingress, 1 worker.",
                 "  ingress on chick-1: 12 events wait in its spool (the oldest for 2 min) until the broker takes them",
-                "  ingress on chick-2: 1 event waits in its spool (the oldest for 2 min) until the broker takes it; it is 83 % full",
+                "  ingress on chick-2: 1 event waits in its spool (the oldest for 2 min) until the broker takes it; it is 83 % full (83 KB of 100 KB): large webhooks may be refused already",
                 "15 waiting, the oldest for 2 min.",
             ]
         );
@@ -667,23 +786,29 @@ mod tests {
     fn while_the_broker_is_away_the_spool_of_this_machine_is_told() {
         let away = Picture {
             down: Some("the broker cannot be reached".to_owned()),
-            on_broker: true,
+            place: Some(Place::Empty("/srv/spool.db".to_owned())),
             now: at(0),
             ..Picture::default()
         };
         let last = |picture: &Picture| picture.lines().pop().expect("it says something");
         assert_eq!(
             last(&away),
-            "Meanwhile each ingress keeps events in its spool: run this beside one, with its CHICKWORK_SPOOL, to see how many."
+            "Meanwhile each ingress keeps events in its spool, and there is none at /srv/spool.db: run this beside an ingress, with its CHICKWORK_SPOOL, to see how many."
         );
         assert_eq!(away.json()["spools"], Value::Null);
+        let other = Picture {
+            place: Some(Place::Other("/srv/q.db is a queue".to_owned())),
+            ..away.clone()
+        };
+        let words = "in its spool, and /srv/q.db is a queue: run this beside an ingress";
+        assert!(last(&other).contains(words), "{}", last(&other));
         let with = |events| Picture {
-            spool: Some(spool_file(events)),
+            place: Some(Place::Spool(spool_file(events))),
             ..away.clone()
         };
         assert_eq!(
             last(&with(12)),
-            "12 events wait in /var/lib/spool.db (the oldest for 2 min) until the broker takes them. It is 3 % full."
+            "12 events wait in /var/lib/spool.db (the oldest for 2 min) until the broker takes them; it takes 30 KB."
         );
         assert_eq!(
             last(&with(0)),
@@ -697,11 +822,50 @@ mod tests {
     }
 
     #[test]
+    fn a_spool_that_is_seen_and_told_of_is_one() {
+        let mut told = report(&["ingress"]);
+        told.spool = Some(spool(2, 2));
+        told.last_webhook = Some(at(-200));
+        let mut elsewhere = told.clone();
+        elsewhere.process = uuid::Uuid::from_u128(2);
+        elsewhere.host = "chick-2".to_owned();
+        let alarm = Picture {
+            down: Some("the broker takes no messages".to_owned()),
+            place: Some(Place::Spool(spool_file(5))),
+            last_event: Some(None),
+            ..picture(vec![told, elsewhere])
+        };
+        assert_eq!(
+            alarm.lines()[2..],
+            [
+                "Queue: /var/lib/chickwork.db.",
+                "5 events wait in /var/lib/spool.db (the oldest for 2 min) until the broker takes them; it is 30 % full (30 KB of 100 KB).",
+                "Processes, as last reported: 2 ingress.",
+                "  ingress on chick-2: 2 events wait in its spool (the oldest for 2 min) until the broker takes them",
+                "7 waiting, the oldest for 2 min.",
+                "The last webhook that is known of came 10 s ago.",
+            ]
+        );
+        let json = alarm.json();
+        assert_eq!(json["waiting"], 7);
+        let spools = json["spools"].as_array().expect("a list");
+        assert_eq!(spools.len(), 2);
+        assert_eq!(spools[1]["path"], "/var/lib/spool.db");
+        assert_eq!(
+            (&spools[1]["pid"], &spools[1]["events"]),
+            (&json!(7), &json!(5))
+        );
+    }
+
+    #[test]
     fn a_spool_that_is_pointed_at_is_told_as_one() {
         let pointed_at = |events| Picture {
             now: at(0),
             queue: Some("/var/lib/spool.db".to_owned()),
-            spool: Some(spool_file(events)),
+            place: Some(Place::Spool(SpoolFile {
+                max_bytes: Some(1_000_000),
+                ..spool_file(events)
+            })),
             of_spool_alone: true,
             ..Picture::default()
         };
@@ -709,7 +873,7 @@ mod tests {
             pointed_at(1).lines(),
             [
                 "/var/lib/spool.db is the spool of an ingress.",
-                "1 event waits in it (the oldest for 2 min) until the broker takes it. It is 3 % full.",
+                "1 event waits in it (the oldest for 2 min) until the broker takes it; it is 3 % full (30 KB of 1000 KB).",
                 "How the bot is, the broker knows: set CHICKWORK_QUEUE to its address.",
             ]
         );
@@ -744,6 +908,12 @@ mod tests {
             until: at(until),
         };
         paused.pauses = vec![pause("quota", 40)];
+        let mut without_spool = report(&["ingress", "worker"]);
+        without_spool.spool_trouble = Some("the spool's disk is too slow".to_owned());
+        assert_eq!(
+            picture(vec![without_spool]).troubles(),
+            ["the spool of the ingress on chick-1 cannot be used: the spool's disk is too slow"]
+        );
         let mut longer = paused.clone();
         longer.pauses = vec![pause("quota", 90)];
         let mut over = paused.clone();
