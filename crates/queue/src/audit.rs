@@ -48,6 +48,9 @@ pub struct Audit {
     /// Whether it can be told which of the open events wait. If not, `unexplained` are those among
     /// which the unexplained are.
     pub told_apart: bool,
+    /// Whether what waits is known by id. A broker tells only how many jobs wait, and so many lost
+    /// events may hide among those that do.
+    pub is_by_id: bool,
     /// The messages that were answered twice.
     pub twice: Vec<Twice>,
 }
@@ -160,6 +163,7 @@ impl Queue {
             sums: balance.sums,
             archived: books.archived,
             told_apart: balance.told_apart,
+            is_by_id: balance.is_by_id,
             unexplained: Vec::new(),
             twice: Vec::new(),
         };

@@ -294,6 +294,13 @@ fn tell(
             "Everything that is known of"
         };
         writeln!(out, "{all} is explained, and nothing was said twice.")?;
+        if sums.waiting > 0 && !audit.is_by_id {
+            writeln!(
+                out,
+                "A broker tells how many wait, but not which: lost ones could hide among the {}. Look again when none waits.",
+                number(sums.waiting)
+            )?;
+        }
     }
     if !audit.unexplained.is_empty() {
         unexplained(audit, now, out)?;
@@ -518,6 +525,7 @@ mod tests {
             },
             archived: Some(1_206),
             told_apart: true,
+            is_by_id: true,
             unexplained: vec![Unexplained {
                 id: EventId::fresh(),
                 bot: BotName::default(),
@@ -662,6 +670,16 @@ mod tests {
             tell(&clean, all_is_known, now, now, &mut out).expect("a vector takes it");
             let said = String::from_utf8(out).expect("text");
             assert!(said.ends_with(expected), "{said}");
+        }
+
+        let mut on_a_broker = clean;
+        on_a_broker.sums.waiting = 2;
+        for (is_by_id, doubt) in [(true, false), (false, true)] {
+            on_a_broker.is_by_id = is_by_id;
+            let mut out = Vec::new();
+            tell(&on_a_broker, true, now, now, &mut out).expect("a vector takes it");
+            let said = String::from_utf8(out).expect("text");
+            assert_eq!(said.contains("could hide among the 2"), doubt, "{said}");
         }
     }
 
