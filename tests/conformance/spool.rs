@@ -376,7 +376,7 @@ fn fresh_events_do_not_wait_behind_a_long_spool() -> anyhow::Result<()> {
     on_a_scene(async |mut scene: Scene| {
         scene.door.shut().await;
         let ingress = scene.ingress().await?;
-        ingress.put_off(&events(0..3_000)).await?;
+        ingress.put_off(&events(0..1_000)).await?;
         scene.door.open().await?;
         let fresh = async {
             for number in 10_000.. {
