@@ -177,18 +177,24 @@ impl Lane<'_> {
         let before = self.taken.len();
         let mut round = Round::Forwarded;
         // One that the broker did not take again and again, if the next one is to show why.
-        let mut doubtful: Option<(i64, BrokerError)> = None;
+        let mut doubtful: Option<(i64, Event, Becomes)> = None;
         for waiting in page {
             match waiting.event {
                 Some((event, becomes)) => match self.bring(&event, &becomes).await {
                     Some(Ok(())) => {
                         self.shared.breakers.of(self.kind).close();
-                        if let Some((seq, error)) = doubtful.take() {
-                            self.pass_over(seq, Some(&error));
+                        self.take(waiting.seq, begun);
+                        if let Some((seq, event, becomes)) = doubtful.take() {
+                            // A broker that has just come back has refused nothing.
+                            match self.bring(&event, &becomes).await {
+                                Some(Ok(())) => self.take(seq, begun),
+                                Some(Err(error)) => self.pass_over(seq, Some(&error)),
+                                None => {
+                                    round = Round::Held;
+                                    break;
+                                }
+                            }
                         }
-                        self.refused.remove(&waiting.seq);
-                        self.taken.push(waiting.seq);
-                        self.run.get_or_insert((begun, 0)).1 += 1;
                     }
                     Some(Err(_)) if self.refused.contains(&waiting.seq) => {
                         self.pass_over(waiting.seq, None);
@@ -196,7 +202,7 @@ impl Lane<'_> {
                     Some(Err(error)) => {
                         self.shared.breakers.of(self.kind).open(&error);
                         if doubtful.is_none() && self.holds(waiting.seq) >= TRIES {
-                            doubtful = Some((waiting.seq, error));
+                            doubtful = Some((waiting.seq, event, becomes));
                             continue;
                         }
                         round = Round::Held;
@@ -248,6 +254,13 @@ impl Lane<'_> {
             // It may be there by now; then it is forwarded a second time, under the same id.
             () = self.shared.reached(Stage::AtOnce) => None,
         }
+    }
+
+    /// The broker has this one.
+    fn take(&mut self, seq: i64, begun: Instant) {
+        self.refused.remove(&seq);
+        self.taken.push(seq);
+        self.run.get_or_insert((begun, 0)).1 += 1;
     }
 
     /// The oldest one was not taken; how often by now.
