@@ -327,7 +327,7 @@ pub(super) async fn what_topology_prints_is_what_a_managed_broker_needs() -> any
     bot.front.start()?;
     bot.front.ready().await?;
     let said = async {
-        while !bot.front.log().contains(&format!("{namespace}.in")) {
+        while !bot.front.log().contains(&format!("exchange {namespace}.")) {
             // A log tells nobody that it has grown.
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
