@@ -196,6 +196,7 @@ fn claims_go_on_when_their_queue_was_deleted_under_way() -> anyhow::Result<()> {
             loop {
                 tokio::select! {
                     claim = claims.next() => return claim,
+                    // Trying is how one finds out: see `AGAIN`.
                     () = tokio::time::sleep(AGAIN) => {
                         let _ = publisher.publisher().publish(&event).await;
                     }

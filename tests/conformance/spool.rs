@@ -49,6 +49,25 @@ struct Ingress {
 }
 
 impl Scene {
+    /// A queue whose objects somebody else manages, so that what is missing stays so, and a spool.
+    async fn managed(&self) -> anyhow::Result<(Queue, Spool)> {
+        let managed = Settings {
+            declare: Declare::Passive,
+            ..self.settings()?
+        };
+        let queue = Queue::open(managed).await?;
+        soon("the queue can be used", async {
+            while queue.check().await.is_err() {}
+        })
+        .await?;
+        let settings = SpoolSettings {
+            path: self.path(),
+            max_bytes: MIB,
+        };
+        let spool = Spool::open(settings, &queue).await?;
+        Ok((queue, spool))
+    }
+
     async fn set(stage: Stage) -> anyhow::Result<Self> {
         let location = stage.location();
         let (_, host) = location.rsplit_once('@').context("a user")?;
@@ -466,20 +485,7 @@ fn without_room_in_the_spool_a_broker_that_is_back_is_found_at_once() -> anyhow:
 #[test]
 fn what_the_broker_has_no_place_for_holds_up_nothing_else() -> anyhow::Result<()> {
     on_a_scene(async |scene: Scene| {
-        let managed = Settings {
-            declare: Declare::Passive,
-            ..scene.settings()?
-        };
-        let queue = Queue::open(managed).await?;
-        soon("the queue can be used", async {
-            while queue.check().await.is_err() {}
-        })
-        .await?;
-        let settings = SpoolSettings {
-            path: scene.path(),
-            max_bytes: MIB,
-        };
-        let spool = Spool::open(settings, &queue).await?;
+        let (queue, spool) = scene.managed().await?;
         let publisher = queue.publisher_with(&spool);
         let operator = scene.stage.operator().await?.create_channel().await?;
         let dead = format!("{}.dead", scene.stage.namespace());
@@ -510,20 +516,7 @@ fn what_the_broker_has_no_place_for_holds_up_nothing_else() -> anyhow::Result<()
 #[test]
 fn what_cannot_be_told_of_is_tried_again_without_a_trace() -> anyhow::Result<()> {
     on_a_scene(async |scene: Scene| {
-        let managed = Settings {
-            declare: Declare::Passive,
-            ..scene.settings()?
-        };
-        let queue = Queue::open(managed).await?;
-        soon("the queue can be used", async {
-            while queue.check().await.is_err() {}
-        })
-        .await?;
-        let settings = SpoolSettings {
-            path: scene.path(),
-            max_bytes: MIB,
-        };
-        let spool = Spool::open(settings, &queue).await?;
+        let (queue, spool) = scene.managed().await?;
         let operator = scene.stage.operator().await?.create_channel().await?;
         let outcomes = format!("{}.outcomes", scene.stage.namespace());
         operator

@@ -458,6 +458,17 @@ impl Shared {
         }
     }
 
+    /// Waits until there is a file; `None`: the spool stops.
+    async fn opened(&self, files: &mut watch::Receiver<File>) -> Option<SpoolFile> {
+        tokio::select! {
+            opened = files.wait_for(|file| matches!(file, File::Open(_))) => match opened.as_deref() {
+                Ok(File::Open(file)) => Some(file.clone()),
+                _ => None,
+            },
+            () = self.reached(Stage::Draining) => None,
+        }
+    }
+
     /// Passes on what came of using the file, and lets go of the file if that shows it to be damaged.
     fn or_suspect<T>(
         &self,

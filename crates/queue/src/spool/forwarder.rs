@@ -36,13 +36,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 pub(super) async fn forward(shared: Arc<Shared>, kind: &'static str) {
     let mut files = shared.file.subscribe();
     loop {
-        let opened = files.wait_for(|file| matches!(file, File::Open(_)));
-        let file = tokio::select! {
-            opened = opened => match opened.as_deref() {
-                Ok(File::Open(file)) => file.clone(),
-                _ => return,
-            },
-            () = shared.reached(Stage::Draining) => return,
+        let Some(file) = shared.opened(&mut files).await else {
+            return;
         };
         let lane = Lane {
             shared: &shared,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::place::{self, Unsaved};
-use super::{Becomes, File, Shared, Stage};
+use super::{Becomes, Shared, Stage};
 use crate::event::Event;
 use crate::sqlite::{Put, SpoolFile, is_passing, salvage};
 
@@ -20,13 +20,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 pub(super) async fn rescue(shared: Arc<Shared>) {
     let mut files = shared.file.subscribe();
     'files: loop {
-        let opened = files.wait_for(|file| matches!(file, File::Open(_)));
-        let file = tokio::select! {
-            opened = opened => match opened.as_deref() {
-                Ok(File::Open(file)) => file.clone(),
-                _ => return,
-            },
-            () = shared.reached(Stage::Draining) => return,
+        let Some(file) = shared.opened(&mut files).await else {
+            return;
         };
         for damaged in place::unsaved(&shared.path).await {
             let is_the_end = tokio::select! {
@@ -92,7 +87,7 @@ async fn save(shared: &Shared, file: &SpoolFile, damaged: &Unsaved) {
             "of the damaged spool {saved} events could be saved, {lost} could not; it is now {aside}: keep it until somebody has looked into it"
         ),
         Some(error) => log::error!(
-            "nothing could be read of the damaged spool ({error}); how many events it had is not known. It is now {aside}: keep it until somebody has looked into it"
+            "of the damaged spool {saved} events could be saved, the rest cannot be read ({error}), and how many they were is not known. It is now {aside}: keep it until somebody has looked into it"
         ),
     }
 }
