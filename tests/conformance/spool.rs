@@ -573,7 +573,11 @@ fn an_event_that_the_broker_refuses_for_itself_is_in_nobodys_way() -> anyhow::Re
         scene.door.shut().await;
         let ingress = scene.ingress().await?;
         let largest = |bytes: u32| {
-            let set = format!("application:set_env(rabbit, max_message_size, {bytes}).");
+            // RabbitMQ 3.10 looks into its settings each time, 4 into what it has made of them at its start.
+            let set = format!(
+                "application:set_env(rabbit, max_message_size, {bytes}), \
+                 persistent_term:put(max_message_size, {bytes})."
+            );
             tokio::task::block_in_place(|| scene.stage.node()?.control(&["eval", &set]))
         };
         largest(100_000)?;

@@ -40,6 +40,7 @@ chickwork_tests::stories! {
             what_is_interrupted_is_given_back_and_nothing_is_counted,
             what_a_newer_release_stored_is_left_to_it,
             a_stopping_ingress_answers_what_has_begun_and_refuses_the_rest,
+            who_never_finishes_a_request_does_not_hold_up_a_stop,
         ],
     ],
     rabbitmq: [

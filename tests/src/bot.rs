@@ -32,6 +32,7 @@ const LINES_SHOWN: usize = 150;
 pub struct Plan {
     kind: Kind,
     own_store: bool,
+    stage: Option<Stage>,
     /// `None`: one process does it all.
     workers: Option<usize>,
     /// Processes that take webhooks, with a balancer in front of them if they are several.
@@ -69,6 +70,7 @@ impl Plan {
         Ok(Self {
             kind,
             own_store: false,
+            stage: None,
             workers: match kind {
                 Kind::Sqlite => None,
                 Kind::Rabbitmq => Some(1),
@@ -86,6 +88,12 @@ impl Plan {
     /// With a store of its own, which may be restarted.
     pub fn alone(mut self) -> Self {
         self.own_store = true;
+        self
+    }
+
+    /// On a stage that was set up before.
+    pub fn staged(mut self, stage: Stage) -> Self {
+        self.stage = Some(stage);
         self
     }
 
@@ -148,10 +156,13 @@ impl Plan {
 
     /// Starts the world, but no process of the bot yet.
     pub async fn prepare(self) -> anyhow::Result<Bot> {
-        let stage = tokio::task::block_in_place(|| match self.own_store {
-            true => Stage::alone(self.kind),
-            false => Stage::new(self.kind),
-        })?;
+        let stage = match self.stage {
+            Some(stage) => stage,
+            None => tokio::task::block_in_place(|| match self.own_store {
+                true => Stage::alone(self.kind),
+                false => Stage::new(self.kind),
+            })?,
+        };
         let sandbox = Sandbox::start(self.world).await?;
         let fronts: Vec<SocketAddr> = (0..self.fronts)
             .map(|_| Ok(SocketAddr::from(([127, 0, 0, 1], free_port()?))))
@@ -527,7 +538,7 @@ impl Bot {
 
     async fn remove_broker_objects(&self) -> anyhow::Result<()> {
         let settings = stage::settings(&self.stage.location(), self.stage.namespace())?;
-        let definitions = chickwork_queue::definitions(&settings);
+        let definitions = chickwork_queue::definitions(&settings, &[]);
         let connection = lapin::Connection::connect(
             &self.stage.location(),
             lapin::ConnectionProperties::default(),

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,10 @@ const START_LIMIT: Duration = Duration::from_secs(90);
 /// Debian's start script; the one on the PATH insists on another user.
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 const CONTROL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
+/// The user of a test on a node that began with definitions, and so has no guest.
+const HARNESS: &str = "harness";
+/// In the node's folder.
+const DEFINITIONS: &str = "definitions.json";
 /// Names the image to take the nodes from, for instance `rabbitmq:4-management`.
 const IMAGE: &str = "CHICKWORK_TEST_RABBITMQ_IMAGE";
 
@@ -25,6 +29,8 @@ const IMAGE: &str = "CHICKWORK_TEST_RABBITMQ_IMAGE";
 #[derive(Debug)]
 pub struct Node {
     port: u16,
+    /// Who may do anything there; the password is the same word.
+    administrator: &'static str,
     made_of: MadeOf,
     /// Ends the node when this process is gone: its standard input ends then.
     watchdogs: Vec<Child>,
@@ -45,6 +51,19 @@ enum MadeOf {
 impl Node {
     /// Starts a node and waits until it takes connections.
     pub fn start() -> anyhow::Result<Self> {
+        Self::begin(None)
+    }
+
+    /// Starts one that begins with these definitions, and has a user of ours besides.
+    pub fn start_defined(definitions: &str) -> anyhow::Result<Self> {
+        let mut node = Self::begin(Some(definitions))?;
+        node.control(&["add_user", HARNESS, HARNESS])?;
+        node.control(&["set_permissions", HARNESS, ".*", ".*", ".*"])?;
+        node.administrator = HARNESS;
+        Ok(node)
+    }
+
+    fn begin(definitions: Option<&str>) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("chickwork-rabbitmq-")
             .tempdir()?;
@@ -54,23 +73,32 @@ impl Node {
             folder.path().join("advanced.config"),
             "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 5000}]}].\n",
         )?;
+        let definitions = match definitions {
+            Some(definitions) => {
+                let file = folder.path().join(DEFINITIONS);
+                std::fs::write(&file, definitions)?;
+                Some(file)
+            }
+            None => None,
+        };
         let mut node = match std::env::var(IMAGE) {
-            Ok(image) => Self::container(folder, port, &image)?,
-            Err(_) => Self::package(folder, port)?,
+            Ok(image) => Self::container(folder, port, &image, definitions.as_deref())?,
+            Err(_) => Self::package(folder, port, definitions.as_deref())?,
         };
         node.wait_until_it_listens()?;
         Ok(node)
     }
 
-    fn package(folder: TempDir, port: u16) -> anyhow::Result<Self> {
+    fn package(folder: TempDir, port: u16, definitions: Option<&Path>) -> anyhow::Result<Self> {
         ensure!(
             Path::new(SERVER).exists(),
             "RabbitMQ is not installed: run tests/run, or apt-get install rabbitmq-server"
         );
+        let load = definitions.map(load).unwrap_or_default();
         std::fs::write(
             folder.path().join("rabbitmq.conf"),
             format!(
-                "listeners.tcp.1 = 127.0.0.1:{port}\nlog.file.level = warning\n\
+                "{load}listeners.tcp.1 = 127.0.0.1:{port}\nlog.file.level = warning\n\
                  disk_free_limit.absolute = 10MB\nvm_memory_high_watermark.absolute = 1GB\n"
             ),
         )?;
@@ -81,6 +109,7 @@ impl Node {
         };
         let mut node = Self {
             port,
+            administrator: "guest",
             made_of,
             watchdogs: Vec::new(),
         };
@@ -88,33 +117,53 @@ impl Node {
         Ok(node)
     }
 
-    fn container(folder: TempDir, port: u16, image: &str) -> anyhow::Result<Self> {
+    fn container(
+        folder: TempDir,
+        port: u16,
+        image: &str,
+        definitions: Option<&Path>,
+    ) -> anyhow::Result<Self> {
         let name = format!("chickwork-test-{port}");
         let config = folder.path().join("advanced.config");
         // The broker's own user has to read it.
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755))?;
-        docker(&[
-            "run",
-            "--detach",
-            "--name",
-            &name,
-            "--publish",
-            &format!("127.0.0.1:{port}:5672"),
-            "--volume",
-            &format!("{}:/etc/rabbitmq/advanced.config:ro", config.display()),
-            image,
-        ])?;
+        let mut mounted = vec![(config, "advanced.config")];
+        if let Some(definitions) = definitions {
+            let loads = folder.path().join("definitions.conf");
+            std::fs::write(&loads, load(Path::new("/etc/rabbitmq/definitions.json")))?;
+            mounted.push((definitions.to_owned(), DEFINITIONS));
+            mounted.push((loads, "conf.d/50-definitions.conf"));
+        }
+        let volumes = mounted
+            .iter()
+            .map(|(file, place)| format!("--volume={}:/etc/rabbitmq/{place}:ro", file.display()));
+        let mut arguments = vec![
+            "run".to_owned(),
+            "--detach".to_owned(),
+            format!("--name={name}"),
+            format!("--publish=127.0.0.1:{port}:5672"),
+        ];
+        arguments.extend(volumes);
+        arguments.push(image.to_owned());
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        docker(&arguments)?;
         let watchdog = watchdog(&format!("docker rm --force --volumes {name}"))?;
         Ok(Self {
             port,
+            administrator: "guest",
             made_of: MadeOf::Container { folder, name },
             watchdogs: vec![watchdog],
         })
     }
 
-    /// The node's address.
+    /// The node's address, for somebody who may do anything.
     pub fn url(&self) -> String {
-        format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
+        self.url_of(self.administrator, self.administrator)
+    }
+
+    /// The same for another user.
+    pub fn url_of(&self, user: &str, password: &str) -> String {
+        format!("amqp://{user}:{password}@127.0.0.1:{}/%2f", self.port)
     }
 
     /// Ends the node at once, as a power cut would.
@@ -197,6 +246,28 @@ impl Node {
                 docker(&[&["exec", name, "rabbitmqctl", "--quiet"], arguments].concat())
             }
         }
+    }
+
+    /// Imports definitions while the node runs.
+    pub fn import(&self, definitions: &str) -> anyhow::Result<()> {
+        let file = self.folder().join("import.json");
+        std::fs::write(&file, definitions)?;
+        let file = file.display().to_string();
+        let place = match &self.made_of {
+            MadeOf::Package { .. } => file,
+            // From its standard input RabbitMQ 4 reads for ever.
+            MadeOf::Container { name, .. } => {
+                let place = "/tmp/import.json".to_owned();
+                docker(&["cp", &file, &format!("{name}:{place}")])?;
+                place
+            }
+        };
+        self.control(&["import_definitions", &place]).map(drop)
+    }
+
+    /// The file whose definitions it imports at a start, if it began with some.
+    pub fn definitions(&self) -> PathBuf {
+        self.folder().join(DEFINITIONS)
     }
 
     /// A folder that the node can read under the same path, where it is not a container.
@@ -308,6 +379,15 @@ impl Drop for Node {
             let _ = watchdog.wait();
         }
     }
+}
+
+/// The lines of its configuration that have a node import definitions at a start, if they have changed.
+fn load(definitions: &Path) -> String {
+    format!(
+        "definitions.import_backend = local_filesystem\ndefinitions.local.path = {}\n\
+         definitions.skip_if_unchanged = true\n",
+        definitions.display()
+    )
 }
 
 /// A shell that waits until this process is gone, and then does this.

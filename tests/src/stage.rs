@@ -80,9 +80,20 @@ impl Stage {
         }))
     }
 
+    /// A stage on a node of its own that begins with these definitions, which are for this namespace.
+    pub fn defined(namespace: &str, definitions: &str) -> anyhow::Result<Self> {
+        let node = Node::start_defined(definitions)?;
+        Ok(Self {
+            store: Store::OwnNode(Box::new(Mutex::new(node))),
+            namespace: namespace.to_owned(),
+        })
+    }
+
     fn on(store: Store) -> Self {
-        let namespace = format!("t{:08x}", fastrand::u32(..));
-        Self { store, namespace }
+        Self {
+            store,
+            namespace: a_namespace(),
+        }
     }
 
     /// The value of `CHICKWORK_QUEUE`.
@@ -153,6 +164,11 @@ impl Stage {
             }
         }
     }
+}
+
+/// A namespace that nobody else uses.
+pub fn a_namespace() -> String {
+    format!("t{:08x}", fastrand::u32(..))
 }
 
 fn lock(node: &Mutex<Node>) -> MutexGuard<'_, Node> {

@@ -336,11 +336,8 @@ pub(super) async fn what_topology_prints_is_what_a_managed_broker_needs() -> any
 
     let output = run(chickwork("topology")?.env("CHICKWORK_NAMESPACE", &namespace)).await?;
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let folder = tempfile::tempdir()?;
-    let file = folder.path().join("definitions.json");
-    std::fs::write(&file, &output.stdout)?;
-    let file = file.display().to_string();
-    tokio::task::block_in_place(|| bot.stage().node()?.control(&["import_definitions", &file]))?;
+    let definitions = stdout(&output);
+    tokio::task::block_in_place(|| bot.stage().node()?.import(&definitions))?;
 
     for worker in &mut bot.workers {
         worker.start()?;

@@ -8,7 +8,7 @@ use chickwork_queue::job::{Cause, Step};
 use chickwork_queue::outcome::What;
 use chickwork_sandbox::DEMO_WEBHOOK_TOKEN;
 use chickwork_tests::bot::{Bot, Plan, a_hook};
-use chickwork_tests::process::http;
+use chickwork_tests::process::{chickwork, http};
 use chickwork_tests::stage::{Kind, soon};
 use jiff::Timestamp;
 use reqwest::{Method, RequestBuilder};
@@ -244,5 +244,32 @@ pub(super) async fn slow_clients_keep_nobody_waiting(kind: Kind) -> anyhow::Resu
             .await
             .context("not cut off within 30 s")?;
     }
+    bot.end().await
+}
+
+/// Who can read this repository can sign for the sandbox: that is told once at the start, and by the
+/// doctor, and nobody is kept from trying the bot.
+pub(super) async fn a_token_that_everybody_knows_is_warned_of() -> anyhow::Result<()> {
+    let warning = "CHATWORK_WEBHOOK_TOKEN is the sandbox's, which everybody knows";
+    let bot = Plan::on(Kind::Sqlite)?.workers(1).start().await?;
+    let warned = bot.front.log().matches(warning).count();
+    assert_eq!(warned, 1, "{}", bot.front.log());
+    let mut doctor = chickwork("doctor")?;
+    doctor
+        .envs(bot.front.environment())
+        .args(["--role", "ingress"]);
+    let output = soon("the doctor is done", doctor.output()).await??;
+    let said = String::from_utf8(output.stdout)?;
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains(warning), "{said}");
+    bot.end().await?;
+
+    let own = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let bot = Plan::on(Kind::Sqlite)?
+        .workers(1)
+        .with("CHATWORK_WEBHOOK_TOKEN", own)
+        .start()
+        .await?;
+    assert!(!bot.front.log().contains(warning), "{}", bot.front.log());
     bot.end().await
 }

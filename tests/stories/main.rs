@@ -4,6 +4,7 @@
 
 mod answered;
 mod audit;
+mod broker_users;
 mod chatwork;
 mod commands;
 mod dead;
@@ -14,6 +15,7 @@ mod ingress;
 mod interrupted;
 mod many;
 mod not_answered;
+mod observability;
 mod quiet;
 mod simsimi;
 mod spool;
@@ -137,6 +139,14 @@ chickwork_tests::stories! {
             status_says_that_the_broker_takes_no_messages,
             what_may_not_be_seen_is_not_made_up,
         ],
+        observability: [a_scrape_tells_who_is_ready],
+        broker_users: [
+            a_bot_and_its_broker_need_nobody_but_the_users_of_the_roles,
+            a_broker_imports_its_definitions_again_when_they_have_changed,
+            an_operator_needs_nobody_but_the_operators_user,
+            no_user_of_a_role_may_do_more_than_the_role_needs,
+            who_lacks_a_right_is_told_which,
+        ],
     ],
     once: [
         commands: [
@@ -162,7 +172,14 @@ chickwork_tests::stories! {
             the_doctor_speaks_json,
             a_role_is_asked_for_its_own_settings_only,
         ],
+        ingress: [a_token_that_everybody_knows_is_warned_of],
         status: [status_says_when_there_is_nothing],
+        observability: [
+            every_figure_that_is_watched_exists_and_every_figure_is_explained,
+            the_dashboard_can_be_read,
+            every_alert_has_its_test,
+            what_others_have_is_not_taken_for_ours,
+        ],
         hostile: [
             floods_take_little_memory_and_keep_nobody_waiting,
             an_unusable_queue_file_is_named_and_left_alone,

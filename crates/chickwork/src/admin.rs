@@ -12,6 +12,7 @@ use chickwork_queue::Queue;
 use chickwork_queue::spool::Spool;
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use crate::figures;
 use crate::roles::Readiness;
 
 /// How long a check may take before it counts as failed. `chickwork healthcheck` waits a little longer.
@@ -101,20 +102,31 @@ async fn alive(command: &'static str) -> HttpResponse {
 }
 
 async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {
-    let reason = match tokio::time::timeout(CHECK_LIMIT, readiness.check()).await {
-        Ok(Ok(())) => return HttpResponse::Ok().body("ready\n"),
-        Ok(Err(reason)) => reason,
-        Err(_elapsed) => format!("the check took longer than {CHECK_LIMIT:?}"),
-    };
-    HttpResponse::ServiceUnavailable()
-        .insert_header(ContentType::plaintext())
-        .body(reason + "\n")
+    match check(&readiness).await {
+        Ok(()) => HttpResponse::Ok().body("ready\n"),
+        Err(reason) => HttpResponse::ServiceUnavailable()
+            .insert_header(ContentType::plaintext())
+            .body(reason + "\n"),
+    }
 }
 
-async fn metrics(stores: web::Data<Stores>, figures: web::Data<PrometheusHandle>) -> HttpResponse {
+/// A sentence says why the process is not ready.
+async fn check(readiness: &Readiness) -> Result<(), String> {
+    tokio::time::timeout(CHECK_LIMIT, readiness.check())
+        .await
+        .unwrap_or_else(|_elapsed| Err(format!("the check took longer than {CHECK_LIMIT:?}")))
+}
+
+async fn metrics(
+    readiness: web::Data<Readiness>,
+    stores: web::Data<Stores>,
+    handle: web::Data<PrometheusHandle>,
+) -> HttpResponse {
     // Depths are looked up when somebody asks for them; without them the rest is still worth having.
-    let _ = tokio::time::timeout(MEASURE_LIMIT, stores.measure()).await;
+    let measuring = tokio::time::timeout(MEASURE_LIMIT, stores.measure());
+    let (_measured, checked) = tokio::join!(measuring, check(&readiness));
+    figures::ready(checked.is_ok());
     HttpResponse::Ok()
         .content_type(PROMETHEUS_TEXT)
-        .body(figures.render())
+        .body(handle.render())
 }

@@ -40,6 +40,7 @@ pub(crate) fn collect() -> anyhow::Result<PrometheusHandle> {
     .context("metrics cannot be collected")?;
     describe();
     begin_at_zero();
+    metrics::gauge!("chickwork_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
     let upkeep = handle.clone();
     tokio::spawn(async move {
         let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
@@ -58,9 +59,19 @@ fn begin_at_zero() {
     }
 }
 
-/// What is recorded by the queue and the worker; the ingress describes its own.
+/// Whether this process can do its job now, as `/readyz` tells it.
+pub(crate) fn ready(is_ready: bool) {
+    metrics::gauge!("chickwork_ready").set(if is_ready { 1.0 } else { 0.0 });
+}
+
+/// What is recorded here, by the queue and by the worker; the ingress describes its own.
 fn describe() {
     use metrics::{describe_counter, describe_gauge, describe_histogram};
+    describe_gauge!("chickwork_build_info", "1; the label tells the release");
+    describe_gauge!(
+        "chickwork_ready",
+        "1 while the process can do its job; /readyz says why not"
+    );
     describe_histogram!(
         "chickwork_publish_seconds",
         "How long it took to store an event"
@@ -78,6 +89,15 @@ fn describe() {
     describe_gauge!(
         "chickwork_spool_oldest_seconds",
         "Age of the oldest event that waits on this machine for the broker"
+    );
+    describe_gauge!(
+        "chickwork_spool_bytes",
+        "How much of the spool's room is in use"
+    );
+    describe_gauge!("chickwork_spool_max_bytes", "How much room the spool has");
+    describe_counter!(
+        "chickwork_copies_lost_total",
+        "Copies for the archive, the outcomes or the log of dead letters that the broker was too slow for"
     );
     describe_counter!(
         "chickwork_jobs_total",

@@ -298,6 +298,12 @@ fn start_ingress(
     publisher: Publisher,
 ) -> anyhow::Result<Ingress> {
     let listen = settings.listen;
+    if settings.anybody_signs {
+        log::warn!(
+            "CHATWORK_WEBHOOK_TOKEN is the sandbox's, which everybody knows: whoever reaches \
+             {listen} can sign webhooks with it"
+        );
+    }
     let settings = chickwork_ingress::Settings {
         listen,
         bots: vec![bot.clone()],

@@ -16,6 +16,7 @@ use chickwork_chatwork::signature::{Token, Tokens};
 use chickwork_queue::event::BotName;
 use chickwork_queue::spool::SpoolSettings;
 use chickwork_queue::{Declare, Location};
+use chickwork_sandbox::DEMO_WEBHOOK_TOKEN;
 
 use self::Role::{
     Dev, Doctor, Healthcheck, Ingress, Operator, Sandbox, Send, Status, Topology, Worker,
@@ -367,6 +368,39 @@ pub(crate) static FALLBACK: Setting<String> = Setting {
     parse: parse::fallback,
 };
 
+pub(crate) static INGRESS_BROKER_PASSWORD: Setting<Secret> = Setting {
+    about: About {
+        name: "CHICKWORK_INGRESS_BROKER_PASSWORD",
+        help: "Makes a broker user <namespace>-ingress with this password, who may only put events in",
+        secret: true,
+        read_by: &[Topology],
+        ..PLAIN
+    },
+    parse: parse::secret,
+};
+
+pub(crate) static WORKER_BROKER_PASSWORD: Setting<Secret> = Setting {
+    about: About {
+        name: "CHICKWORK_WORKER_BROKER_PASSWORD",
+        help: "Makes a broker user <namespace>-worker with this password, who may only work",
+        secret: true,
+        read_by: &[Topology],
+        ..PLAIN
+    },
+    parse: parse::secret,
+};
+
+pub(crate) static OPERATOR_BROKER_PASSWORD: Setting<Secret> = Setting {
+    about: About {
+        name: "CHICKWORK_OPERATOR_BROKER_PASSWORD",
+        help: "Makes a broker user <namespace>-operator with this password, for status, audit and dead, and for looking at the broker's management pages",
+        secret: true,
+        read_by: &[Topology],
+        ..PLAIN
+    },
+    parse: parse::secret,
+};
+
 pub(crate) static LOG: Setting<String> = Setting {
     about: About {
         name: "RUST_LOG",
@@ -427,6 +461,9 @@ pub(crate) static ALL: &[&About] = &[
     &SIMSIMI_API_URL.about,
     &SIMSIMI_LANG.about,
     &FALLBACK.about,
+    &INGRESS_BROKER_PASSWORD.about,
+    &WORKER_BROKER_PASSWORD.about,
+    &OPERATOR_BROKER_PASSWORD.about,
     &LOG.about,
     &LOG_FORMAT.about,
 ];
@@ -473,6 +510,16 @@ pub(crate) struct WebhookTokens {
     pub(crate) first: Token,
     /// How many of them do not have the 32 bytes that Chatwork's have.
     pub(crate) odd: usize,
+}
+
+impl WebhookTokens {
+    /// Whether the text is one of them.
+    pub(crate) fn contain(&self, text: &str) -> bool {
+        const PROBE: &[u8] = b"probe";
+        // Tokens cannot be compared; what they sign can.
+        Token::parse(text)
+            .is_ok_and(|token| self.all.verify(PROBE.into(), &token.sign(PROBE)).is_ok())
+    }
 }
 
 /// What is logged, and how.
@@ -558,6 +605,8 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(crate) struct IngressSettings {
     pub(crate) listen: SocketAddr,
     pub(crate) tokens: Tokens,
+    /// Whether one of them is the sandbox's, with which anybody can sign, and somebody should know.
+    pub(crate) anybody_signs: bool,
     /// Where events wait while a broker is away; a queue in a file has no use for it.
     pub(crate) spool: Option<SpoolSettings>,
     /// For how long it goes on accepting once it is to stop.
@@ -570,9 +619,11 @@ impl IngressSettings {
         let tokens = reader.require(&WEBHOOK_TOKEN);
         let path = reader.get(&SPOOL);
         let max_bytes = reader.get(&SPOOL_MAX_BYTES);
+        let tokens = tokens?;
         Some(Self {
             listen: listen?,
-            tokens: tokens?.all,
+            anybody_signs: tokens.contain(DEMO_WEBHOOK_TOKEN),
+            tokens: tokens.all,
             spool: Some(SpoolSettings {
                 path: path?,
                 max_bytes: max_bytes?,

@@ -1,7 +1,9 @@
 //! The binary as a person or a script meets it: what it prints where, and its exit codes.
 
 use std::ffi::OsStr;
+use std::fs::Permissions;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::process::{Command, Output, Stdio};
 
 /// Runs the binary with these arguments and nothing in its environment but `environment`.
@@ -118,6 +120,21 @@ const WRONG: &[(&str, &[u8], &str)] = &[
     ("SIMSIMI_LANG", b"vi", "did you mean `vn`?"),
     // As long as these are, they are cut where they are shown.
     ("CHICKWORK_FALLBACK", &[b'x'; 1001], "longer than 1000"),
+    (
+        "CHICKWORK_INGRESS_BROKER_PASSWORD",
+        b"open sesame",
+        "contains a space",
+    ),
+    (
+        "CHICKWORK_WORKER_BROKER_PASSWORD",
+        b"open sesame",
+        "contains a space",
+    ),
+    (
+        "CHICKWORK_OPERATOR_BROKER_PASSWORD",
+        b"open sesame",
+        "contains a space",
+    ),
     // Any text is a filter; this is none.
     ("RUST_LOG", b"\xff", "is not UTF-8"),
     ("CHICKWORK_LOG_FORMAT", b"xml", "`text` nor `json`"),
@@ -279,4 +296,150 @@ fn the_topology_is_a_definitions_file_of_the_namespace() {
             .as_str()
             .is_some_and(|name| name.starts_with("second."))
     }));
+    assert!(definitions["users"].is_null() && definitions["permissions"].is_null());
+}
+
+#[test]
+fn the_topology_has_a_user_for_each_password_and_tells_none() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("definitions.json");
+    let secret = folder.path().join("secret");
+    std::fs::write(&file, "what was there before").expect("room");
+    std::fs::write(&secret, "sesame-worker\n").expect("room");
+    let plain = |path: &std::path::Path| path.to_str().expect("a plain path").to_owned();
+    let output = run(
+        &["topology", "--output", &plain(&file)],
+        &[
+            ("CHICKWORK_INGRESS_BROKER_PASSWORD", "sesame-ingress"),
+            ("CHICKWORK_WORKER_BROKER_PASSWORD_FILE", &plain(&secret)),
+        ],
+    );
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{err}");
+    assert_eq!(text(&output.stdout), "");
+    let users_and_place = [
+        plain(&file),
+        "chickwork-ingress, chickwork-worker".to_owned(),
+    ];
+    for told in users_and_place {
+        assert!(err.contains(&told), "{told} in {err}");
+    }
+    let written = std::fs::read_to_string(&file).expect("it was written");
+    assert!(!written.contains("sesame") && !err.contains("sesame"));
+    let definitions: serde_json::Value = serde_json::from_str(&written).expect("JSON");
+    let names = |kind: &str, field: &str| -> Vec<String> {
+        let list = definitions[kind].as_array().expect(kind);
+        let names = list.iter().map(|one| one[field].as_str().expect(field));
+        names.map(str::to_owned).collect()
+    };
+    let users = ["chickwork-ingress", "chickwork-worker"];
+    assert_eq!(names("users", "name"), users);
+    assert_eq!(names("permissions", "user"), users);
+    let mode = file.metadata().expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o644, "the broker's own user reads it");
+    let left = folder.path().read_dir().expect("readable").count();
+    assert_eq!(left, 2, "nothing is left beside it");
+}
+
+#[test]
+fn a_topology_that_would_be_the_same_is_left_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("definitions.json");
+    let path = file.to_str().expect("a plain path");
+    let write = |ingress: &str| {
+        let environment = [
+            ("CHICKWORK_INGRESS_BROKER_PASSWORD", ingress),
+            ("CHICKWORK_WORKER_BROKER_PASSWORD", "sesame-worker"),
+        ];
+        let output = run(&["topology", "--output", path], &environment);
+        let err = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{err}");
+        (err, std::fs::read_to_string(&file).expect("it was written"))
+    };
+    // A replaced file is another one, whenever it was written.
+    let identity = || file.metadata().expect("it is there").ino();
+    let hashes = |written: &str| {
+        let definitions: serde_json::Value = serde_json::from_str(written).expect("JSON");
+        [0, 1].map(|user| definitions["users"][user]["password_hash"].clone())
+    };
+
+    let (err, first) = write("sesame-ingress");
+    assert!(!err.contains("as it was"), "{err}");
+    let before = identity();
+    let (err, again) = write("sesame-ingress");
+    assert!(err.contains(&format!("{path} is as it was: ")), "{err}");
+    assert_eq!((&again, identity()), (&first, before));
+
+    let (err, changed) = write("another");
+    assert!(!err.contains("as it was"), "{err}");
+    let ([ingress, worker], [new_ingress, new_worker]) = (hashes(&first), hashes(&changed));
+    assert_ne!(ingress, new_ingress);
+    assert_eq!(worker, new_worker, "a password that stays keeps its hash");
+
+    // The broker's own user could not read it.
+    std::fs::set_permissions(&file, Permissions::from_mode(0o600)).expect("it is ours");
+    let (err, readable) = write("another");
+    assert!(!err.contains("as it was"), "{err}");
+    assert_eq!(readable, changed);
+    let mode = file.metadata().expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o644);
+
+    for damaged in [
+        &changed.as_bytes()[..changed.len() / 2],
+        b"",
+        b"[1]",
+        b"\xff",
+    ] {
+        std::fs::write(&file, damaged).expect("room");
+        let (err, mended) = write("another");
+        assert!(!err.contains("as it was"), "{err}");
+        assert_ne!(hashes(&mended), hashes(&changed), "the salts are new");
+    }
+}
+
+#[test]
+fn a_password_that_is_set_but_empty_is_no_user_by_mistake() {
+    let empty = [
+        ("CHICKWORK_INGRESS_BROKER_PASSWORD", ""),
+        ("CHICKWORK_WORKER_BROKER_PASSWORD", "sesame-worker"),
+        ("CHICKWORK_OPERATOR_BROKER_PASSWORD_FILE", ""),
+    ];
+    let output = run(&["topology"], &empty);
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{err}");
+    assert_eq!(text(&output.stdout), "");
+    for told in [
+        "2 settings are wrong",
+        "CHICKWORK_INGRESS_BROKER_PASSWORD is set but empty; give it a value, or unset it",
+        "CHICKWORK_OPERATOR_BROKER_PASSWORD_FILE is set but empty",
+    ] {
+        assert!(err.contains(told), "{told} in {err}");
+    }
+}
+
+#[test]
+fn a_password_that_an_address_takes_only_encoded_is_warned_of() {
+    let passwords = [
+        ("CHICKWORK_INGRESS_BROKER_PASSWORD", "sesame#1"),
+        ("CHICKWORK_WORKER_BROKER_PASSWORD", "Sesame-2_.~"),
+    ];
+    let output = run(&["topology"], &passwords);
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{err}");
+    assert_eq!(err.lines().count(), 1, "{err}");
+    for told in ["CHICKWORK_INGRESS_BROKER_PASSWORD", "percent-encoded"] {
+        assert!(err.contains(told), "{told} in {err}");
+    }
+    assert!(!err.contains("sesame"), "{err}");
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("nowhere/definitions.json");
+    let file = file.to_str().expect("a plain path");
+    let output = run(&["topology", "--output", file], &[]);
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains(file), "{err}");
 }

@@ -20,7 +20,9 @@ use tokio::time::Instant;
 /// A connection on which no request has begun or ended for this long is cut off.
 pub(crate) const LONGEST_SILENCE: Duration = Duration::from_secs(29);
 /// How long a client may take to read an answer after which the connection is to be closed.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(2);
+/// The same while the ingress is stopping, and its successor cannot start before it is gone.
+pub(crate) const HURRIED_LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// A connection that is watched for as long as it is open.
 #[derive(Clone)]
@@ -64,8 +66,8 @@ impl Connection {
     }
 
     /// Notes that no request follows: what the client still sends is of no interest.
-    pub(crate) fn wind_up(&self) {
-        self.0.deadline.set(Instant::now() + LAST_WORDS);
+    pub(crate) fn wind_up(&self, within: Duration) {
+        self.0.deadline.set(Instant::now() + within);
         // The guard that there is sleeps longer.
         self.guard();
     }

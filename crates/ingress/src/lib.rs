@@ -16,7 +16,6 @@ mod webhook;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
@@ -28,9 +27,10 @@ use chickwork_chatwork::signature::Tokens;
 use chickwork_queue::Publisher;
 use chickwork_queue::event::BotName;
 use jiff::Timestamp;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, HURRIED_LAST_WORDS, LAST_WORDS};
 use crate::webhook::Intake;
 
 /// How long a client may take to send the head of its first request. What bounds every later head
@@ -131,13 +131,15 @@ impl Ingress {
             .unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
     }
 
-    /// Stops: unready first, then accepting no more, then done when the last request is answered.
-    /// When `deadline` comes, whatever is still open is dropped; it was not answered with 200.
+    /// Stops: unready first, with little patience for bodies from now on, then accepting no more, then
+    /// done when the last request is answered. When `deadline` comes, whatever is still open is
+    /// dropped; it was not answered with 200.
     pub async fn stop(self, deadline: impl Future<Output = ()>) {
         self.readiness.drain();
         let running = self.running;
         let gracefully = async {
             tokio::time::sleep(self.linger).await;
+            // This also closes connections that are idle, or in the middle of a head.
             self.handle.stop(true).await;
         };
         tokio::select! {
@@ -156,7 +158,7 @@ pub struct Readiness(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    draining: AtomicBool,
+    draining: watch::Sender<bool>,
     failed_to_store: Mutex<Option<Instant>>,
 }
 
@@ -183,11 +185,18 @@ impl Readiness {
     }
 
     fn drain(&self) {
-        self.0.draining.store(true, Ordering::Relaxed);
+        self.0.draining.send_replace(true);
     }
 
     fn is_draining(&self) -> bool {
-        self.0.draining.load(Ordering::Relaxed)
+        *self.0.draining.borrow()
+    }
+
+    /// Waits until the ingress is told to stop.
+    async fn drains(&self) {
+        let mut draining = self.0.draining.subscribe();
+        let told = draining.wait_for(|draining| *draining).await;
+        told.expect("who waits has the sender too");
     }
 
     fn note_stored(&self, stored: bool) {
@@ -231,16 +240,18 @@ fn server(settings: &Settings, intake: Intake) -> io::Result<(SocketAddr, Server
                 async move {
                     connection.iter().for_each(Connection::touch);
                     let mut answer = answer.await;
-                    // Or its next webhook could cross with our closing of the connection.
-                    if readiness.is_draining()
-                        && let Ok(answer) = &mut answer
-                    {
-                        let head = answer.response_mut().head_mut();
-                        head.set_connection_type(ConnectionType::Close);
+                    let mut last_words = LAST_WORDS;
+                    if readiness.is_draining() {
+                        last_words = HURRIED_LAST_WORDS;
+                        // Or its next webhook could cross with our closing of the connection.
+                        if let Ok(answer) = &mut answer {
+                            let head = answer.response_mut().head_mut();
+                            head.set_connection_type(ConnectionType::Close);
+                        }
                     }
-                    connection.iter().for_each(match &answer {
-                        Ok(answer) if answer.response().head().keep_alive() => Connection::touch,
-                        _ => Connection::wind_up,
+                    connection.iter().for_each(|connection| match &answer {
+                        Ok(answer) if answer.response().head().keep_alive() => connection.touch(),
+                        _ => connection.wind_up(last_words),
                     });
                     answer
                 }

@@ -29,6 +29,11 @@ const SMALL_BODY: usize = 64 * 1024;
 const LARGE_BODIES: usize = 64;
 /// How long a client may take to send a body.
 const BODY_LIMIT: Duration = Duration::from_secs(15);
+/// The same once the ingress is told to stop. Its successor cannot start before it is gone, and the
+/// proxy in front holds webhooks for a few seconds only. So nobody may keep it waiting who sends a
+/// body slowly, or not at all, for which no signature is needed. With the time to read the answer it
+/// is less than the 2 s for which a stopping ingress goes on accepting: who began before costs nothing.
+const LAST_BODY_LIMIT: Duration = Duration::from_secs(1);
 /// How long storing may take. Chatwork waits 10 s; we answer within 5 s whatever happens. The queue
 /// has a shorter limit of its own, so this one fires only if something hangs that should not.
 const STORE_LIMIT: Duration = Duration::from_millis(4500);
@@ -56,7 +61,7 @@ enum Taken {
     Refused,
     /// Larger than [`MAX_BODY`].
     TooLarge,
-    /// The body did not come within [`BODY_LIMIT`].
+    /// The body did not come within [`BODY_LIMIT`], or [`LAST_BODY_LIMIT`].
     TooSlow,
     /// The connection broke while the body was coming.
     Broken,
@@ -93,6 +98,9 @@ pub(crate) fn describe_figures() {
         "unavailable",
     ] {
         metrics::counter!("chickwork_webhooks_total", "result" => result).absolute(0);
+    }
+    for stored in Stored::ALL {
+        metrics::counter!("chickwork_acks_total", "stored" => stored.as_str()).absolute(0);
     }
     metrics::gauge!("chickwork_last_webhook_seconds").set(0);
 }
@@ -135,7 +143,7 @@ impl Intake {
         let Some(bot) = self.bot(request) else {
             return Taken::NoSuchBot;
         };
-        let (body, _large) = match read(request, payload, &self.large_bodies).await {
+        let (body, _large) = match self.read(request, payload).await {
             Ok(read) => read,
             Err(taken) => return taken,
         };
@@ -159,6 +167,33 @@ impl Intake {
         match request.match_info().get("bot") {
             Some(name) => self.bots.iter().find(|bot| bot.as_str() == name),
             None => self.bots.first(),
+        }
+    }
+
+    /// Reads the body, within its limits of size and time; with it, the permit for a large one.
+    async fn read(
+        &self,
+        request: &HttpRequest,
+        payload: web::Payload,
+    ) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Taken> {
+        let announced = request
+            .headers()
+            .get(CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .unwrap_or(0_usize);
+        if announced > MAX_BODY {
+            return Err(Taken::TooLarge);
+        }
+        let stopping = async {
+            self.readiness.drains().await;
+            tokio::time::sleep(LAST_BODY_LIMIT).await;
+        };
+        tokio::select! {
+            // A body that is there is taken, whatever the time.
+            biased;
+            read = collect(payload, announced, &self.large_bodies) => read,
+            () = stopping => Err(Taken::TooSlow),
+            () = tokio::time::sleep(BODY_LIMIT) => Err(Taken::TooSlow),
         }
     }
 
@@ -238,26 +273,6 @@ fn log_kept(event: &Event, result: &'static str) {
         let [id, room, message] = ids(event);
         log::log!(level, id, room, message, result; "webhook kept");
     }
-}
-
-/// Reads the body, within its limits of size and time; with it, the permit for a large one.
-async fn read<'a>(
-    request: &HttpRequest,
-    payload: web::Payload,
-    large_bodies: &'a Semaphore,
-) -> Result<(Bytes, Option<SemaphorePermit<'a>>), Taken> {
-    let announced = request
-        .headers()
-        .get(CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse().ok())
-        .unwrap_or(0_usize);
-    if announced > MAX_BODY {
-        return Err(Taken::TooLarge);
-    }
-    let reading = collect(payload, announced, large_bodies);
-    tokio::time::timeout(BODY_LIMIT, reading)
-        .await
-        .unwrap_or(Err(Taken::TooSlow))
 }
 
 async fn collect(

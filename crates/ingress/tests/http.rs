@@ -4,7 +4,7 @@ mod bench;
 
 use std::time::{Duration, Instant};
 
-use bench::{Bench, LIMIT, MENTION, empty, raw, request, signature, signed};
+use bench::{Bench, LIMIT, LINGER, MENTION, empty, raw, request, signature, signed};
 use bytes::Bytes;
 use chickwork_queue::Location;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -233,7 +233,8 @@ async fn a_stopping_ingress_says_so_before_it_stops_accepting() {
 #[tokio::test]
 async fn when_nothing_can_store_it_the_answer_says_so_in_time() {
     let nobody_listens = Location::Amqp(vec!["amqp://127.0.0.1:1".to_owned()]);
-    let bench = Bench::start_before(nobody_listens, tempfile::tempdir().expect("a folder")).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let bench = Bench::start_before(nobody_listens, folder, LINGER).await;
     let body = MENTION.as_bytes();
     let began = Instant::now();
     let answer = bench.post("/webhook", &signed(body), body).await;
@@ -255,9 +256,8 @@ async fn when_nothing_can_store_it_the_answer_says_so_in_time() {
     );
 }
 
-#[tokio::test]
-async fn the_deadline_ends_a_stop_that_a_client_holds_up() {
-    let bench = Bench::start().await;
+/// Somebody who has sent a part of a body, and sends no more.
+async fn slow_client(bench: &Bench) -> TcpStream {
     let mut slow = TcpStream::connect(bench.ingress.address())
         .await
         .expect("a listener");
@@ -266,6 +266,26 @@ async fn the_deadline_ends_a_stop_that_a_client_holds_up() {
         signed(b"1234567890")
     );
     slow.write_all(head.as_bytes()).await.expect("open");
+    slow
+}
+
+#[tokio::test]
+async fn a_stop_is_not_held_up_by_a_body_that_does_not_come() {
+    let bench = Bench::start().await;
+    let mut slow = slow_client(&bench).await;
+    let stopping = bench.ingress.stop(std::future::pending());
+    tokio::time::timeout(LIMIT, stopping)
+        .await
+        .expect("nobody is waited for");
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+}
+
+#[tokio::test]
+async fn the_deadline_ends_a_stop_that_would_take_longer() {
+    let bench = Bench::start_lingering(LIMIT * 6).await;
+    let _slow = slow_client(&bench).await;
     // Not a wait: this is the deadline that is under test.
     let stopping = bench
         .ingress

@@ -39,7 +39,8 @@ pub(crate) fn sizes(sizes: &Sizes, now: Timestamp) {
     }
 }
 
-/// Whether the spool can be used, and if so how many events wait in it and the age of the oldest.
+/// Whether the spool can be used, and if so how many events wait in it, the age of the oldest, and how
+/// much of its room they take.
 pub(crate) fn spooled(spooled: Option<&Spooled>, now: Timestamp) {
     let up = spooled.is_some();
     metrics::gauge!("chickwork_spool_up").set(if up { 1.0 } else { 0.0 });
@@ -47,6 +48,13 @@ pub(crate) fn spooled(spooled: Option<&Spooled>, now: Timestamp) {
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
     metrics::gauge!("chickwork_spool_events").set(spooled.events as f64);
     metrics::gauge!("chickwork_spool_oldest_seconds").set(age(spooled.oldest, now));
+    #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+    for (name, bytes) in [
+        ("chickwork_spool_bytes", spooled.bytes),
+        ("chickwork_spool_max_bytes", spooled.max_bytes),
+    ] {
+        metrics::gauge!(name).set(bytes as f64);
+    }
 }
 
 /// In seconds; nothing has no age.

@@ -32,6 +32,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 pub use crate::amqp::BrokerError;
+pub use crate::amqp::users::{BrokerRole, BrokerUser};
 pub use crate::examine::examine;
 pub use crate::sqlite::{OpenError, StoreError};
 
@@ -116,6 +117,9 @@ pub enum Stored {
 }
 
 impl Stored {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Broker, Self::Spool, Self::Embedded];
+
     /// The word used in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -291,11 +295,10 @@ impl Queue {
     }
 }
 
-/// The broker objects that a deployment with these settings needs, in the format of RabbitMQ's
-/// definitions import.
-pub fn definitions(settings: &Settings) -> serde_json::Value {
-    let names = amqp::topology::Names::new(&settings.namespace);
-    amqp::topology::Topology::new(&names, &settings.bots, settings).definitions()
+/// The broker objects that a deployment with these settings needs, and these users with their rights, in
+/// the format of RabbitMQ's definitions import.
+pub fn definitions(settings: &Settings, users: &[BrokerUser]) -> serde_json::Value {
+    amqp::topology::definitions(settings, users)
 }
 
 /// The way in: what returns `Ok` is stored where it will be worked on, and survives `kill -9` of

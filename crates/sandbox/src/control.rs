@@ -29,6 +29,7 @@ DELETE /contact-requests  the bot's owner accepts them all
 POST   /faults        {\"service\":\"chatwork\",\"call\":\"post\",\"status\":500,\"next\":2}
 GET    /faults        what is still to go wrong, and how often it did
 DELETE /faults        heal all; /faults/ID heals one
+GET    /readyz        ready: `chickwork healthcheck --admin-listen HOST:PORT` asks for it
 
 A fault fits calls by `service` (simsimi, chatwork) and, where given, `call` (talk; me, contacts,
 requests, rooms, room, members, messages, message, post) and `room_id`. What it does:
@@ -46,6 +47,8 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
     config
         .route("/", web::get().to(async || WELCOME))
         .route("/healthz", web::get().to(async || "ok"))
+        // Where the bot's processes have it on their admin port, so that one health check suits all.
+        .route("/readyz", web::get().to(async || "ready"))
         .route("/say", web::post().to(say))
         .route("/rooms", web::post().to(role))
         .service(

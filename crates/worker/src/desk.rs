@@ -37,6 +37,13 @@ pub(crate) const PAUSED: &str = "paused";
 /// Why a reply is put off that has no slot.
 pub(crate) const LIMITED: &str = "rate limit";
 
+/// What is counted for a claim that made its step panic.
+pub(crate) const PANIC: &str = "panic";
+
+/// What can come of a claim in either step; of one to ask also `answered` and `ignored`, of one to
+/// post `posted`.
+const OUTCOMES: [&str; 6] = ["done", "later", "put_off", "dead", "given_back", PANIC];
+
 /// Everything the steps work with.
 #[derive(Debug)]
 pub(crate) struct Desk {
@@ -69,6 +76,7 @@ impl Desk {
     ) -> Self {
         let outcomes = queue.outcomes();
         let history = History::new(outcomes.clone(), settings.bot.clone(), settings.max_age);
+        begin_at_zero();
         Self {
             limiter: Limiter::new(settings.account_limit, settings.room_limit),
             history: Arc::new(history),
@@ -349,11 +357,7 @@ impl Told {
     }
 
     fn log(&self, subject: &Subject) {
-        metrics::counter!(
-            "chickwork_jobs_total",
-            "step" => self.step.as_str(), "outcome" => self.outcome
-        )
-        .increment(1);
+        jobs(self.step, self.outcome).increment(1);
         if let Some(cause) = self.cause {
             metrics::counter!("chickwork_dead_total", "cause" => cause.as_str()).increment(1);
         }
@@ -367,6 +371,24 @@ impl Told {
             step = self.step.as_str(), id:% = subject.id, room = room.as_str(), message = message;
             "{}{separator}{}", self.outcome, self.detail
         );
+    }
+}
+
+/// How many claims ended so.
+pub(crate) fn jobs(step: Step, outcome: &'static str) -> metrics::Counter {
+    metrics::counter!("chickwork_jobs_total", "step" => step.as_str(), "outcome" => outcome)
+}
+
+/// A figure that exists before its first event shows that as an increase.
+fn begin_at_zero() {
+    let own: [(Step, &[&str]); 2] = [
+        (Step::Ask, &["answered", "ignored"]),
+        (Step::Post, &["posted"]),
+    ];
+    for (step, own) in own {
+        for outcome in own.iter().chain(&OUTCOMES) {
+            jobs(step, outcome).absolute(0);
+        }
     }
 }
 

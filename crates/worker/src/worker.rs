@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-use crate::desk::Desk;
+use crate::desk::{Desk, PANIC, jobs};
 use crate::limits::Left;
 use crate::pause::{Pause, Paused};
 use crate::who::{self, Known};
@@ -311,8 +311,7 @@ fn report(step: Step, ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
-        metrics::counter!("chickwork_jobs_total", "step" => step.as_str(), "outcome" => "panic")
-            .increment(1);
+        jobs(step, PANIC).increment(1);
         // The panic hook has told what happened; the job comes back and its deaths are counted.
         log::error!(step = step.as_str(); "a job made its step panic; it was given back");
     }

@@ -421,7 +421,8 @@ impl Audit {
         })
     }
 
-    fn read(text: &str, code: Option<i32>) -> anyhow::Result<Self> {
+    /// Reads what the command printed, and the code that it ended with.
+    pub fn read(text: &str, code: Option<i32>) -> anyhow::Result<Self> {
         ensure!(matches!(code, Some(0 | 1)), "it did not come to a result");
         let mut lines = text.lines().map(serde_json::from_str::<Value>);
         let first = lines.next().context("it says nothing")??;

@@ -93,14 +93,15 @@ fn amqp_node(node: &str) -> Result<(), String> {
         .strip_prefix("amqp://")
         .or_else(|| node.strip_prefix("amqps://"))
         .ok_or("is neither `sqlite:PATH` nor `amqp://…` nor `amqps://…`; between several nodes there is a comma")?;
-    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
     if host.is_empty() || host.starts_with(':') {
         return Err("has a node without a host".to_owned());
     }
     if rest.matches('@').count() > usize::from(!user.is_empty()) {
         return Err(
-            "has an `@`, `/` or `?` in its password; write `%40`, `%2F` or `%3F`".to_owned(),
+            "has an `@`, `/`, `?` or `#` in its password; write `%40`, `%2F`, `%3F` or `%23`"
+                .to_owned(),
         );
     }
     let port = host
@@ -351,6 +352,8 @@ pub(crate) fn secret(text: &str) -> Result<Secret, String> {
     const LONGEST: usize = 1024;
     if text.len() > LONGEST {
         Err(format!("is longer than {LONGEST} characters"))
+    } else if text.is_empty() {
+        Err("is empty".to_owned())
     } else if text.bytes().all(|byte| byte.is_ascii_graphic()) {
         Ok(Secret(text.to_owned()))
     } else {
@@ -554,10 +557,21 @@ mod tests {
             "amqp://a,,amqp://b",
             "amqp://ulla:geh@im@host",
             "amqp://ulla:geh/im@host",
+            "amqp://ulla:geh?im@host",
+            "amqp://ulla:geh#im@host",
         ];
         for text in wrong {
             let error = location(text).expect_err(text);
             assert!(!error.contains("geh") && !error.contains("ulla"), "{error}");
+        }
+        for odd in [
+            "geh@im", "geh/im", "geh?im", "geh#im", "7#im", "#im", "7/im",
+        ] {
+            let address = format!("amqp://ulla:{odd}@host");
+            assert!(
+                location(&address).is_err_and(|error| error.contains("`%23`")),
+                "{odd}"
+            );
         }
         assert!(location("chickwork.db").is_err_and(|error| error.contains("sqlite:")));
     }
@@ -654,6 +668,8 @@ mod tests {
         );
         assert_eq!(format!("{:?}", secret("hush")), "Ok(Secret(…))");
         assert!(secret("two words").is_err());
+        // A space and nothing else comes here as nothing.
+        assert!(secret("").is_err());
     }
 
     #[test]

@@ -44,6 +44,18 @@ impl Given {
         flag || variable.is_some_and(|value| about.may_be_empty || !value.is_empty())
     }
 
+    /// Where the setting is given, if all that is given is empty.
+    fn empty(&self, about: &About) -> Option<String> {
+        let flags = [about.flag(), about.file_flag()];
+        let flag = flags
+            .iter()
+            .find(|flag| self.flags.contains_key(*flag))
+            .map(|flag| format!("--{flag}"));
+        let variables = [about.name.to_owned(), about.file_name()];
+        let mut variables = variables.into_iter();
+        flag.or_else(|| variables.find(|name| self.environment.contains_key(name)))
+    }
+
     /// The file that a secret is read from, if it is one.
     pub(crate) fn secret_file(&self, about: &About) -> Option<PathBuf> {
         let flag = self.flags.get(&about.file_flag()).map(PathBuf::from);
@@ -214,6 +226,20 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The same where a value that is set but empty is a slip with consequences, and no way to say that
+    /// there is none.
+    pub(crate) fn deliberate<T>(&mut self, setting: &Setting<T>) -> Option<Option<T>> {
+        let value = self.optional(setting)?;
+        if value.is_none()
+            && let Some(origin) = self.given.empty(&setting.about)
+        {
+            let says = format!("{origin} is set but empty; give it a value, or unset it");
+            self.mistaken(setting.about.name, Kind::Value, says);
+            return None;
+        }
+        Some(value)
+    }
+
     /// What was read, unless there was a mistake.
     pub(crate) fn finish<T>(self, read: Option<T>) -> Result<T, Mistakes> {
         match read {
@@ -351,8 +377,9 @@ mod tests {
 
     use super::*;
     use crate::settings::{
-        API_TOKEN, CONCURRENCY, FALLBACK, IngressSettings, LISTEN, LoggingSettings, PolicySettings,
-        ProcessSettings, SIMSIMI_LANG, WEBHOOK_TOKEN, WorkerSettings,
+        API_TOKEN, CONCURRENCY, FALLBACK, INGRESS_BROKER_PASSWORD, IngressSettings, LISTEN,
+        LoggingSettings, PolicySettings, ProcessSettings, SIMSIMI_LANG, WEBHOOK_TOKEN,
+        WorkerSettings,
     };
 
     const TOKEN: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -447,6 +474,40 @@ mod tests {
             read(&empty, |reader| reader.require(&WEBHOOK_TOKEN))
                 .is_err_and(|error| error.contains("is not set"))
         );
+    }
+
+    #[test]
+    fn a_password_that_is_empty_is_a_slip_and_one_that_is_not_set_is_none() {
+        let password = |given: &Given| {
+            let password = read(given, |reader| reader.deliberate(&INGRESS_BROKER_PASSWORD));
+            password.map(|password| password.map(|secret| secret.reveal().to_owned()))
+        };
+        let file = file("hush\n");
+        let path = file.path().to_str().expect("a plain path");
+        const NAME: &str = "CHICKWORK_INGRESS_BROKER_PASSWORD";
+        const FILE: &str = "CHICKWORK_INGRESS_BROKER_PASSWORD_FILE";
+        const FLAG: &str = "ingress-broker-password";
+        assert_eq!(password(&given(&[], &[])), Ok(None));
+        for given in [
+            given(&[], &[(NAME, "hush")]),
+            given(&[], &[(NAME, ""), (FILE, path)]),
+            given(&[(FLAG, "hush")], &[(NAME, "")]),
+        ] {
+            assert_eq!(password(&given), Ok(Some("hush".to_owned())));
+        }
+        for (given, origin) in [
+            (given(&[], &[(NAME, "")]), NAME),
+            (given(&[], &[(FILE, "")]), FILE),
+            (given(&[], &[(NAME, " ")]), NAME),
+            (given(&[(FLAG, "")], &[]), "--ingress-broker-password"),
+        ] {
+            let error = password(&given).expect_err(origin);
+            assert!(
+                error.contains(&format!("{origin} is set but empty"))
+                    || error.contains(&format!("{origin}: is empty")),
+                "{error}"
+            );
+        }
     }
 
     #[test]

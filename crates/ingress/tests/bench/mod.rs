@@ -18,6 +18,8 @@ pub(crate) const TOKEN: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 pub(crate) const MENTION: &str = r#"{"webhook_setting_id":"1","webhook_event_type":"mention_to_me","webhook_event_time":1700000003,"webhook_event":{"from_account_id":3,"to_account_id":4,"room_id":12,"message_id":"18","body":"[To:4]xin chào 😀","send_time":1700000000,"update_time":0}}"#;
 /// Nothing here takes longer, unless it is broken.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
+/// For how long an ingress that is stopped goes on accepting, unless that is what matters.
+pub(crate) const LINGER: Duration = Duration::from_millis(300);
 
 pub(crate) struct Bench {
     pub(crate) ingress: Ingress,
@@ -33,12 +35,21 @@ pub(crate) struct Answer {
 
 impl Bench {
     pub(crate) async fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let location = Location::Sqlite(folder.path().join("queue.db"));
-        Self::start_before(location, folder).await
+        Self::start_lingering(LINGER).await
     }
 
-    pub(crate) async fn start_before(location: Location, folder: TempDir) -> Self {
+    /// One that goes on accepting for so long when it is stopped.
+    pub(crate) async fn start_lingering(linger: Duration) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let location = Location::Sqlite(folder.path().join("queue.db"));
+        Self::start_before(location, folder, linger).await
+    }
+
+    pub(crate) async fn start_before(
+        location: Location,
+        folder: TempDir,
+        linger: Duration,
+    ) -> Self {
         let bots = vec![BotName::default(), BotName::new("second").expect("a name")];
         let queue = Queue::open(chickwork_queue::Settings {
             location,
@@ -53,8 +64,9 @@ impl Bench {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             bots,
             tokens: Tokens::parse(TOKEN).expect("a token"),
-            linger: Duration::from_millis(300),
-            drain: Duration::from_secs(5),
+            linger,
+            // So long that whatever waits for its end is noticed.
+            drain: LIMIT * 6,
         };
         let ingress = Ingress::start(settings, queue.publisher()).expect("a free port");
         Self {

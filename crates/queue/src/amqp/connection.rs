@@ -62,11 +62,20 @@ struct Node {
 }
 
 /// Why the broker takes no messages, as it has told one of the connections.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Alarm(Arc<std::sync::Mutex<Option<String>>>);
 
 impl Alarm {
+    /// None so far, which is a figure as well.
+    fn none() -> Self {
+        let alarm = Self(Arc::default());
+        alarm.set(None);
+        alarm
+    }
+
     fn set(&self, reason: Option<String>) {
+        let is_blocked = reason.is_some();
+        metrics::gauge!("chickwork_broker_blocked").set(if is_blocked { 1.0 } else { 0.0 });
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     }
 
@@ -96,7 +105,7 @@ impl Connections {
             declare: settings.declare,
             declared: Mutex::new(None),
         });
-        let alarm = Alarm::default();
+        let alarm = Alarm::none();
         let nodes = urls
             .iter()
             .map(|url| {
@@ -322,7 +331,6 @@ fn watch(connection: &lapin::Connection, alarm: Alarm) {
                 _ => continue,
             };
             is_blocked = reason.is_some();
-            metrics::gauge!("chickwork_broker_blocked").set(if is_blocked { 1.0 } else { 0.0 });
             alarm.set(reason.map(|reason| reason.to_string()));
         }
     });

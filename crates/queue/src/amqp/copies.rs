@@ -96,6 +96,8 @@ impl Copies {
         let (line, copies) = mpsc::channel(LONGEST_LINE);
         let standing = Arc::<Standing>::default();
         let told = standing.clone();
+        // So that the first one lost is seen as an increase.
+        metrics::counter!("chickwork_copies_lost_total").absolute(0);
         tokio::spawn(run(connections, without_exchange, copies, told));
         Self {
             line,

@@ -592,7 +592,7 @@ async fn write(url: &str, names: &Names) -> Result<bool, Finding> {
         Ok(Ok(()) | Err(BrokerError::Returned(_))) => Ok(true),
         // Said already: it does not exist.
         Ok(Err(BrokerError::Missing(_))) => Ok(false),
-        Ok(Err(BrokerError::Unreachable(said))) if said.starts_with("ACCESS_REFUSED") => {
+        Ok(Err(BrokerError::Refused { said, .. })) => {
             let says = format!("The broker's user may not write ({said}).");
             Err(Finding::wrong(WRITING, says, grant(names)))
         }
@@ -650,7 +650,8 @@ async fn read(questions: &mut Questions, names: &Names) -> Result<bool, Finding>
 fn grant(names: &Names) -> String {
     let all = names.pattern();
     format!(
-        "Grant it: rabbitmqctl set_permissions -p VHOST USER '{all}' '{all}' '{all}'. (Configure, write, read.)"
+        "Grant it: rabbitmqctl set_permissions -p VHOST USER '{all}' '{all}' '{all}'. (Configure, write, read.) \
+         Or log in as the role's own user, which `chickwork topology` makes."
     )
 }
 

@@ -95,11 +95,9 @@ fn in_order(letters: HashMap<String, DeadLetter>) -> Vec<DeadLetter> {
 /// Whether the log does not exist, may not be read, or is no stream.
 fn says_that_there_is_no_log(error: &BrokerError) -> bool {
     match error {
-        BrokerError::Missing(_) | BrokerError::Unusable(_) => true,
+        BrokerError::Missing(_) | BrokerError::Unusable(_) | BrokerError::Refused { .. } => true,
         // Where a stream is asked for, and something else is there.
-        BrokerError::Unreachable(said) => {
-            said.starts_with("PRECONDITION_FAILED") || error.is_refusal()
-        }
+        BrokerError::Unreachable(said) => said.starts_with("PRECONDITION_FAILED"),
         _ => false,
     }
 }

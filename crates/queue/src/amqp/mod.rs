@@ -15,6 +15,7 @@ mod report;
 mod stream;
 mod taking;
 pub(crate) mod topology;
+pub(crate) mod users;
 mod wire;
 
 use std::sync::Arc;
@@ -53,6 +54,14 @@ pub enum BrokerError {
     /// No node answers, or the connection broke.
     #[error("the broker cannot be reached: {0}")]
     Unreachable(String),
+    /// It does not let this user in, or do this.
+    #[error("the broker refuses this user ({said}): {cure}")]
+    Refused {
+        /// What to do.
+        cure: &'static str,
+        /// What the broker said: to whom, and for which object.
+        said: String,
+    },
     /// A connection was made, but what is needed is not there.
     #[error("{0}")]
     Unusable(String),
@@ -105,6 +114,8 @@ impl From<lapin::Error> for BrokerError {
         let said = topology::said(&error);
         if said.starts_with("NOT_FOUND") {
             Self::Missing(said)
+        } else if let Some(cure) = topology::cure_of_refusal(&said) {
+            Self::Refused { cure, said }
         } else {
             Self::Unreachable(said)
         }
@@ -114,7 +125,7 @@ impl From<lapin::Error> for BrokerError {
 impl BrokerError {
     /// Whether the broker's user lacks a right.
     fn is_refusal(&self) -> bool {
-        matches!(self, Self::Unreachable(said) if said.starts_with("ACCESS_REFUSED"))
+        matches!(self, Self::Refused { .. })
     }
 
     /// Whether declaring the broker objects anew may help.

@@ -21,6 +21,7 @@ use lapin::{Channel, Connection, ErrorKind, ExchangeKind};
 use serde_json::{Value, json};
 
 use super::BrokerError;
+use super::users::BrokerUser;
 use crate::event::BotName;
 use crate::job::Settlement;
 use crate::{Declare, Settings};
@@ -28,6 +29,8 @@ use crate::{Declare, Settings};
 /// Levels of 1, 2, 4 … 2,048 s: together a little over [`Settlement::LONGEST_DELAY`].
 const LEVELS: u32 = 12;
 const _: () = assert!((1 << LEVELS) > Settlement::LONGEST_DELAY.as_secs());
+/// Where the definitions put everything: RabbitMQ's own default.
+const VHOST: &str = "/";
 /// Out of reach, on every queue. Never -1: RabbitMQ 3.10 buries at the first return then.
 const DELIVERY_LIMIT: i64 = 1_000_000_000;
 /// A stream forgets whole segments only, so they are small: a quiet bot forgets too.
@@ -57,13 +60,30 @@ impl Names {
         }
     }
 
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     fn object(&self, name: &str) -> String {
         format!("{}.{name}", self.namespace)
     }
 
     /// A regular expression that matches all of them and no others, for RabbitMQ's permissions.
     pub(super) fn pattern(&self) -> String {
-        format!("^{}\\.", self.namespace.replace('.', "\\."))
+        format!("^{}", escaped(&self.object("")))
+    }
+
+    /// The same for these objects alone.
+    pub(super) fn exactly(&self, objects: &[String]) -> String {
+        if objects.is_empty() {
+            return "^$".to_owned();
+        }
+        let prefix = self.object("");
+        let own = objects.iter().map(|object| {
+            let name = object.strip_prefix(&prefix);
+            escaped(name.expect("`Names` makes the names of one namespace"))
+        });
+        format!("{}({})$", self.pattern(), own.collect::<Vec<_>>().join("|"))
     }
 
     /// The way in: bound to the ask queue alone.
@@ -115,7 +135,7 @@ impl Names {
     }
 
     /// Where a delay ends.
-    fn due(&self) -> String {
+    pub(super) fn due(&self) -> String {
         self.object("due")
     }
 
@@ -143,6 +163,12 @@ impl Names {
     }
 }
 
+/// A name as a regular expression: of all the characters that names may have, only the dot means
+/// something there.
+fn escaped(name: &str) -> String {
+    name.replace('.', "\\.")
+}
+
 /// A queue that jobs are put off for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Destination {
@@ -164,6 +190,19 @@ impl Destination {
             None => (key == "ask").then_some(Self::Ask),
         }
     }
+}
+
+/// The objects and users of a deployment, in the format of RabbitMQ's definitions import.
+pub(crate) fn definitions(settings: &Settings, users: &[BrokerUser]) -> Value {
+    let names = Names::new(&settings.namespace);
+    let topology = Topology::new(&names, &settings.bots, settings);
+    let mut definitions = topology.definitions();
+    if !users.is_empty() {
+        let permission = |user: &BrokerUser| user.permission(&names, &settings.bots, VHOST);
+        definitions["users"] = users.iter().map(|user| user.definition(&names)).collect();
+        definitions["permissions"] = users.iter().map(permission).collect();
+    }
+    definitions
 }
 
 /// An exchange or a queue, to be looked at on its own.
@@ -505,16 +544,16 @@ impl Topology {
     }
 
     /// The objects in the format of RabbitMQ's definitions import.
-    pub(crate) fn definitions(&self) -> Value {
-        let vhost = "/";
+    fn definitions(&self) -> Value {
         json!({
-            "vhosts": [{ "name": vhost }],
+            // A node that finds definitions at its first start makes no virtual host of its own.
+            "vhosts": [{ "name": VHOST }],
             "exchanges": self.exchanges.iter().map(|exchange| json!({
-                "name": exchange.name, "vhost": vhost, "type": kind_name(&exchange.kind),
+                "name": exchange.name, "vhost": VHOST, "type": kind_name(&exchange.kind),
                 "durable": true, "auto_delete": false, "internal": false, "arguments": {},
             })).collect::<Vec<_>>(),
             "queues": self.queues.iter().map(|queue| json!({
-                "name": queue.name, "vhost": vhost, "durable": true, "auto_delete": false,
+                "name": queue.name, "vhost": VHOST, "durable": true, "auto_delete": false,
                 "arguments": queue.json(),
             })).collect::<Vec<_>>(),
             "bindings": self.bindings.iter().map(|binding| {
@@ -523,7 +562,7 @@ impl Topology {
                     Target::Exchange(exchange) => (exchange, "exchange"),
                 };
                 json!({
-                    "source": binding.source, "vhost": vhost, "destination": destination,
+                    "source": binding.source, "vhost": VHOST, "destination": destination,
                     "destination_type": kind, "routing_key": binding.key, "arguments": {},
                 })
             }).collect::<Vec<_>>(),
@@ -748,6 +787,24 @@ fn cure(said: &str) -> Option<&'static str> {
     }
 }
 
+/// What a person does about a user whom the broker refuses in these words. A publish needs the right to
+/// write to its exchange, a consumer the right to read its queue; RabbitMQ 3.10 does not say which.
+pub(super) fn cure_of_refusal(said: &str) -> Option<&'static str> {
+    if said.starts_with("NOT_ALLOWED - access to vhost") {
+        return Some("let it use the virtual host: rabbitmqctl set_permissions");
+    }
+    let refused = said.strip_prefix("ACCESS_REFUSED")?;
+    Some(if refused.contains("Login was refused") {
+        "correct the user and the password in CHICKWORK_QUEUE"
+    } else if refused.contains("access to exchange") {
+        "grant it the right to write to this exchange; the users that `chickwork topology` makes have what their roles need"
+    } else if refused.contains("access to queue") {
+        "grant it the right to read this queue; the users that `chickwork topology` makes have what their roles need"
+    } else {
+        "grant it what it lacks; the users that `chickwork topology` makes have what their roles need"
+    })
+}
+
 fn unusable(kind: &str, name: &str, error: &lapin::Error) -> BrokerError {
     let said = said(error);
     let Some(cure) = cure(&said) else {
@@ -823,6 +880,40 @@ mod tests {
         let no_stream =
             format!("{shorter}: received the value '2' of type 'long' but current is none");
         assert!(!is_harmless(&no_stream, Holds::Log));
+    }
+
+    #[test]
+    fn who_is_refused_is_told_which_right_is_missing() {
+        for (said, cure) in [
+            (
+                "ACCESS_REFUSED - access to exchange 't.in' in vhost '/' refused for user 'chick'",
+                "write to this exchange",
+            ),
+            (
+                "ACCESS_REFUSED - write access to exchange 't.in' in vhost '/' refused for user 'chick'",
+                "write to this exchange",
+            ),
+            (
+                "ACCESS_REFUSED - access to queue 't.ask' in vhost '/' refused for user 'chick'",
+                "read this queue",
+            ),
+            (
+                "ACCESS_REFUSED - Login was refused using authentication mechanism PLAIN.",
+                "password in CHICKWORK_QUEUE",
+            ),
+            (
+                "NOT_ALLOWED - access to vhost '/' refused for user 'chick'",
+                "set_permissions",
+            ),
+        ] {
+            let told = cure_of_refusal(said);
+            assert!(told.is_some_and(|told| told.contains(cure)), "{said}");
+        }
+        assert_eq!(
+            cure_of_refusal("NOT_ALLOWED - vhost nowhere not found"),
+            None
+        );
+        assert_eq!(cure_of_refusal("CONNECTION_FORCED - broker forced"), None);
     }
 
     #[test]

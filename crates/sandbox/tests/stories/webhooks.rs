@@ -15,6 +15,15 @@ fn event(arrived: &Arrived) -> Value {
 }
 
 #[tokio::test]
+async fn whoever_asks_for_its_health_is_told_that_it_is_ready() {
+    let scene = Scene::new().await;
+    // As `chickwork healthcheck` asks a process of the bot.
+    let answer = answered(scene.client.get(scene.url("/readyz"))).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.text().await.expect("a word"), "ready");
+}
+
+#[tokio::test]
 async fn a_mention_arrives_signed_once_as_chatwork_sends_it() {
     let scene = Scene::new().await;
     let (url, mut webhooks) = receiver::listen(200).await;

@@ -225,7 +225,7 @@ fn one_secret_twice(settings: &Readable) -> Option<Finding> {
         let (Some(secret), Some(tokens)) = (secret, tokens) else {
             return false;
         };
-        is_among(tokens, secret)
+        tokens.contain(secret)
     };
     let [webhook, api, simsimi] = [
         &WEBHOOK_TOKEN.about,
@@ -250,7 +250,11 @@ fn one_secret_twice(settings: &Readable) -> Option<Finding> {
 }
 
 fn demo_webhook_token(settings: &Readable) -> Option<Finding> {
-    if !is_among(settings.webhook_tokens.as_ref()?, DEMO_WEBHOOK_TOKEN) {
+    if !settings
+        .webhook_tokens
+        .as_ref()?
+        .contain(DEMO_WEBHOOK_TOKEN)
+    {
         return None;
     }
     let name = WEBHOOK_TOKEN.about.name;
@@ -560,14 +564,6 @@ fn proxied(settings: &Readable, variable: &dyn Fn(&str) -> Option<String>) -> Ve
             Some(Finding::notice("proxy", says).with_cure(cure))
         })
         .collect()
-}
-
-/// Whether the text is one of the tokens.
-fn is_among(tokens: &WebhookTokens, text: &str) -> bool {
-    const PROBE: &[u8] = b"probe";
-    // Tokens cannot be compared; what they sign can.
-    Token::parse(text)
-        .is_ok_and(|token| tokens.all.verify(PROBE.into(), &token.sign(PROBE)).is_ok())
 }
 
 /// Whether this is one of the two services themselves.
