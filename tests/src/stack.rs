@@ -215,7 +215,9 @@ impl Stack {
     pub async fn upgrade(&self, settings: &[(&str, &str)]) -> anyhow::Result<Ended> {
         let mut upgrade = Command::new(repository().join("deploy/upgrade"));
         upgrade.args(COMPOSE);
-        self.end(UPGRADING, upgrade, settings).await
+        // Not those beside Grafana, which is not to be started; they go on as they are.
+        let settings = [&[("COMPOSE_PROFILES", "public")], settings].concat();
+        self.end(UPGRADING, upgrade, &settings).await
     }
 
     async fn attempt(&self, limit: Duration, arguments: &[&str]) -> anyhow::Result<Ended> {

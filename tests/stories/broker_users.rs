@@ -150,6 +150,7 @@ async fn adds_up(bot: &Bot, received: u64) -> anyhow::Result<Value> {
             if counted["received"] == received && sums.code == Some(0) {
                 return anyhow::Ok(counted);
             }
+            // A command says how it is now; nobody tells when that has changed.
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     };
@@ -213,6 +214,7 @@ pub(super) async fn a_bot_and_its_broker_need_nobody_but_the_users_of_the_roles(
     );
     let works = async {
         while operated(&bot, &["status", "--json"]).await?[0]["works"] != true {
+            // A command says how it is now; nobody tells when that has changed.
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         anyhow::Ok(())
@@ -300,6 +302,7 @@ pub(super) async fn an_operator_needs_nobody_but_the_operators_user() -> anyhow:
             if letters.len() == 3 {
                 return anyhow::Ok(letters);
             }
+            // A command says how it is now; nobody tells when that has changed.
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     };
@@ -342,6 +345,7 @@ pub(super) async fn an_operator_needs_nobody_but_the_operators_user() -> anyhow:
             if bot.answers(&taken) > 0 {
                 return anyhow::Ok(());
             }
+            // A command says how it is now; nobody tells when that has changed.
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     };
@@ -528,6 +532,7 @@ async fn says(log: impl Fn() -> String, words: &[&str]) -> anyhow::Result<()> {
     let all = |line: &str| words.iter().all(|words| line.contains(words));
     let said = async {
         while !log().lines().any(all) {
+            // A log is a file: there is nothing to be told by.
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     };
