@@ -623,8 +623,8 @@ pub(super) async fn a_stopping_ingress_answers_what_has_begun_and_refuses_the_re
 }
 
 /// How long a stop takes at most that nobody worth waiting for holds up: 2 s in which it still takes
-/// webhooks, 2 s for who was slow then, and some patience with the machine. Less than a body may take
-/// otherwise, and less than half of the drain.
+/// webhooks, as much for who began a slow one in their last moment, and patience with the machine. Less
+/// than a body may take otherwise, and less than half of the drain.
 const HELD_UP_BY_NOBODY: Duration = Duration::from_secs(10);
 
 /// An ingress is stopped while some clients have sent half a body, half a head, or nothing more, and

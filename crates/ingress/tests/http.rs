@@ -287,9 +287,8 @@ async fn the_deadline_ends_a_stop_that_would_take_longer() {
     let bench = Bench::start_lingering(LIMIT * 6).await;
     let _slow = slow_client(&bench).await;
     // Not a wait: this is the deadline that is under test.
-    let stopping = bench
-        .ingress
-        .stop(tokio::time::sleep(Duration::from_millis(500)));
+    let deadline = tokio::time::sleep(Duration::from_millis(500));
+    let stopping = bench.ingress.stop(deadline);
     tokio::time::timeout(LIMIT, stopping)
         .await
         .expect("the deadline counts");

@@ -837,18 +837,10 @@ impl<'a> Story<'a> {
         let known = prometheus::metrics(self.stack).await?;
         let queries = prometheus::dashboard()?;
         for query in &queries {
-            let unknown = prometheus::named_in(&query.expression).find(|name| {
-                // Those of the embedded queue are not of this stack.
-                !known.contains(*name) && !name.starts_with("chickwork_queue_")
-            });
-            ensure!(
-                unknown.is_none(),
-                "the panel {:?} asks for {unknown:?}, which nobody has: {}",
-                query.panel,
-                query.expression
-            );
+            let panel = || format!("the panel {:?}", query.panel);
+            only_known(&query.expression, &known).with_context(panel)?;
             let series = prometheus::ask(self.stack, &query.expression, moment).await;
-            let series = series.with_context(|| format!("the panel {:?}", query.panel))?;
+            let series = series.with_context(panel)?;
             ensure!(
                 !series.is_empty(),
                 "the panel {:?} shows nothing: {}",
@@ -880,16 +872,7 @@ impl<'a> Story<'a> {
                 alert.name,
                 alert.expression
             );
-            let unknown = prometheus::named_in(&alert.expression).find(|name| {
-                // Those of the embedded queue are not of this stack.
-                !known.contains(*name) && !name.starts_with("chickwork_queue_")
-            });
-            ensure!(
-                unknown.is_none(),
-                "{} asks for {unknown:?}, which nobody has: {}",
-                alert.name,
-                alert.expression
-            );
+            only_known(&alert.expression, &known).with_context(|| alert.name.clone())?;
         }
         self.tally.kept(format_args!(
             "all {} alerts can be evaluated, and none fires without a reason",
@@ -1010,6 +993,17 @@ impl Tally {
             say(format_args!("{name:<48} {value}"));
         }
     }
+}
+
+/// Nothing is asked for that nobody has. The figures of the embedded queue are not of this stack.
+fn only_known(expression: &str, known: &BTreeSet<String>) -> anyhow::Result<()> {
+    let unknown = prometheus::named_in(expression)
+        .find(|name| !known.contains(*name) && !name.starts_with("chickwork_queue_"));
+    ensure!(
+        unknown.is_none(),
+        "asks for {unknown:?}, which nobody has: {expression}"
+    );
+    Ok(())
 }
 
 fn slowest(told: &[Told]) -> Duration {
