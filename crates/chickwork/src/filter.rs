@@ -175,7 +175,7 @@ pub(crate) fn event_id(text: &str) -> Result<EventId, String> {
     })
 }
 
-fn bot(text: &str) -> Result<BotName, String> {
+pub(crate) fn bot(text: &str) -> Result<BotName, String> {
     BotName::new(text).map_err(|error| error.to_string())
 }
 
@@ -209,6 +209,7 @@ pub(crate) mod tests {
             received_at: Timestamp::now(),
             put_back_at: None,
             replay: 0,
+            again: None,
             body: b"no JSON".as_slice().into(),
         };
         let publisher = queue.publisher();

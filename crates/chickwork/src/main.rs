@@ -1,9 +1,11 @@
 //! The bot: one binary with a command for everything. Read `main` first: it is the life of the process.
 
 mod admin;
+mod choice;
 mod command_line;
 mod commands;
 mod consent;
+mod export;
 mod figures;
 mod filter;
 mod logging;

@@ -1,0 +1,244 @@
+//! Which events: the flags by which `events list`, `events export` and `replay` choose among those that
+//! are kept.
+
+use chickwork_chatwork::id::{AccountId, MessageId, RoomId};
+use chickwork_queue::event::Event;
+use chickwork_queue::events::{Choice, Standing};
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use clap::{Arg, ArgAction, ArgMatches, value_parser};
+use jiff::Timestamp;
+
+use crate::filter::{HEADING, Moment, bot, event_id, moment};
+
+/// The flags of [`flags`] that choose; `--limit` only bounds.
+pub(crate) const CHOICES: [&str; 10] = [
+    "id", "since", "until", "room", "message", "type", "sender", "text", "bot", "state",
+];
+
+/// What `--help` says about the states.
+pub(crate) const STATES_NOTES: &str = "\
+States (--state, and the field state):
+  answered     a reply to its message is in the room, by way of this event
+  waiting      to be worked on, at once or later, or in a worker's hands
+  ignored      nothing was to be said; why is told
+  dead         given up, with a cause; a dead letter waits for a person
+  dropped      given up, and a person dropped the dead letter; chosen by dead, too
+  unexplained  came to no end, and waits nowhere: a bug, or a queue was emptied by hand
+  open         came to no end, and a broker cannot tell whether it waits or is lost;
+               chosen by waiting and by unexplained, too";
+
+/// The flags of a command about events.
+pub(crate) fn flags() -> [Arg; 11] {
+    let flag = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name(value)
+            .help_heading(HEADING)
+            .help(help)
+    };
+    let types = PossibleValuesParser::new([
+        "mention_to_me",
+        "message_created",
+        "message_updated",
+        Event::OTHER,
+    ]);
+    let states = PossibleValuesParser::new(Standing::ALL.map(Standing::as_str)).map(|name| {
+        let named = Standing::ALL
+            .into_iter()
+            .find(|state| state.as_str() == name);
+        named.expect("it is one of the possible values")
+    });
+    [
+        Arg::new("id")
+            .value_name("ID")
+            .num_args(0..)
+            .help_heading(HEADING)
+            .value_parser(event_id)
+            .help("Only these events"),
+        flag("since", "WHEN", "Only what was received since then: a time (2026-11-24T08:00:00Z), or so long ago (2h, 7d)")
+            .value_parser(moment),
+        flag("until", "WHEN", "Only what was received until then, written in the same way")
+            .value_parser(moment),
+        flag("room", "ID", "Only of this room").value_parser(value_parser!(u64)),
+        flag("message", "ID", "Only about this message; there may be several events about one")
+            .value_parser(message_id),
+        flag("type", "TYPE", "Only of this type").value_parser(types),
+        flag("sender", "ID", "Only of messages that this account wrote")
+            .value_parser(value_parser!(u64)),
+        flag("text", "TEXT", "Only if the message contains this, in capitals or not")
+            .allow_hyphen_values(true),
+        flag("bot", "NAME", "Only of this bot").value_parser(bot),
+        flag("state", "STATE", "Only if this is what became of it; may be repeated, or several with commas")
+            .value_delimiter(',')
+            .action(ArgAction::Append)
+            .value_parser(states),
+        flag("limit", "NUMBER", "At most so many, the newest ones")
+            .value_parser(value_parser!(u64).range(1..)),
+    ]
+}
+
+/// What the flags say, at this time.
+pub(crate) fn of(flags: &ArgMatches, now: Timestamp) -> Choice {
+    let moment = |name: &str| {
+        let moment = flags.get_one::<Moment>(name).copied();
+        moment.map(|moment| moment.at(now))
+    };
+    let mut standings = Vec::new();
+    for state in states(flags) {
+        for chosen in chosen_by(state) {
+            if !standings.contains(chosen) {
+                standings.push(*chosen);
+            }
+        }
+    }
+    Choice {
+        ids: flags
+            .get_many("id")
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect(),
+        since: moment("since"),
+        until: moment("until"),
+        room: flags.get_one("room").copied().map(RoomId),
+        message: flags.get_one("message").cloned(),
+        event_type: flags.get_one("type").cloned(),
+        bot: flags.get_one("bot").cloned(),
+        sender: flags.get_one("sender").copied().map(AccountId),
+        text: flags
+            .get_one::<String>("text")
+            .map(|text| text.to_lowercase()),
+        standings,
+    }
+}
+
+/// The states that were named; [`of`] chooses with each those that may be meant as well.
+pub(crate) fn states(flags: &ArgMatches) -> Vec<Standing> {
+    let states = flags.get_many("state").into_iter().flatten().copied();
+    states.collect()
+}
+
+/// How many are wanted at most, if that was said.
+pub(crate) fn limit(flags: &ArgMatches) -> Option<u64> {
+    flags.get_one("limit").copied()
+}
+
+/// Who asks for one of these must not miss what may be one.
+fn chosen_by(state: Standing) -> &'static [Standing] {
+    match state {
+        Standing::Answered => &[Standing::Answered],
+        Standing::Waiting => &[Standing::Waiting, Standing::Open],
+        Standing::Ignored => &[Standing::Ignored],
+        Standing::Dead => &[Standing::Dead, Standing::Dropped],
+        Standing::Dropped => &[Standing::Dropped],
+        Standing::Unexplained => &[Standing::Unexplained, Standing::Open],
+        Standing::Open => &[Standing::Open],
+    }
+}
+
+/// The id of a message on the command line.
+pub(crate) fn message_id(text: &str) -> Result<MessageId, String> {
+    MessageId::new(text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Command;
+
+    use super::*;
+
+    fn choice(words: &[&str]) -> Result<Choice, String> {
+        let command = Command::new("list").no_binary_name(true).args(flags());
+        let matches = command.try_get_matches_from(words);
+        let matches = matches.map_err(|error| error.to_string())?;
+        let now = Timestamp::from_second(2_000_000_000).expect("a time");
+        Ok(of(&matches, now))
+    }
+
+    #[test]
+    fn flags_say_which_events() {
+        let none = choice(&[]).expect("no flag is needed");
+        assert!(none.ids.is_empty() && none.standings.is_empty());
+        assert_eq!((none.since, none.until, none.text), (None, None, None));
+
+        let id = "01a20caa-3f93-70fb-83f5-248e49a65e0a";
+        let all = choice(&[
+            id,
+            "--since",
+            "1h",
+            "--until",
+            "2033-05-18T03:33:20Z",
+            "--room",
+            "3",
+            "--message",
+            "5",
+            "--type",
+            "other",
+            "--sender",
+            "7",
+            "--text",
+            "-CHÀO",
+            "--bot",
+            "bot",
+            "--state",
+            "answered,ignored",
+            "--limit",
+            "9",
+        ])
+        .expect("right usage");
+        assert_eq!(all.ids, [id.parse().expect("an id")]);
+        let at = |second| Timestamp::from_second(second).ok();
+        assert_eq!(
+            (all.since, all.until),
+            (at(1_999_996_400), at(2_000_000_000))
+        );
+        assert_eq!(
+            (all.room, all.sender),
+            (Some(RoomId(3)), Some(AccountId(7)))
+        );
+        assert_eq!(all.message, MessageId::new("5").ok());
+        assert_eq!(all.event_type.as_deref(), Some("other"));
+        assert_eq!(all.bot.as_ref().map(|bot| bot.as_str()), Some("bot"));
+        assert_eq!(all.text.as_deref(), Some("-chào"));
+        assert_eq!(all.standings, [Standing::Answered, Standing::Ignored]);
+    }
+
+    #[test]
+    fn who_asks_for_a_state_also_gets_what_may_be_meant() {
+        use Standing::{Answered, Dead, Dropped, Open, Unexplained, Waiting};
+        let table: [(&[&str], &[Standing]); 6] = [
+            (&["answered"], &[Answered]),
+            (&["waiting"], &[Waiting, Open]),
+            (&["unexplained"], &[Unexplained, Open]),
+            (&["waiting", "unexplained"], &[Waiting, Open, Unexplained]),
+            (&["dead"], &[Dead, Dropped]),
+            (&["dropped"], &[Dropped]),
+        ];
+        for (words, standings) in table {
+            let flags: Vec<_> = words.iter().flat_map(|word| ["--state", word]).collect();
+            assert_eq!(choice(&flags).expect("right usage").standings, standings);
+        }
+        for state in Standing::ALL {
+            assert!(STATES_NOTES.contains(&format!("\n  {} ", state.as_str())));
+            assert!(chosen_by(state).contains(&state));
+        }
+    }
+
+    #[test]
+    fn what_is_no_choice_is_wrong_usage_with_a_hint() {
+        let table: [(&[&str], &str); 8] = [
+            (&["1795508813713968449"], "looks like"),
+            (&["--state", "lost"], "unexplained"),
+            (&["--type", "message"], "message_created"),
+            (&["--message", "1-2"], "letters or digits"),
+            (&["--room", "general"], "--room"),
+            (&["--sender", "An"], "--sender"),
+            (&["--since", "2"], "`2s`"),
+            (&["--limit", "0"], "--limit"),
+        ];
+        for (flags, hint) in table {
+            let error = choice(flags).expect_err(hint);
+            assert!(error.contains(hint), "{hint} in {error}");
+        }
+    }
+}
