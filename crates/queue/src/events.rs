@@ -1,0 +1,650 @@
+//! Reading the archive together with what became of each event: lists, newest first, and the whole
+//! story of one event. Looking changes nothing.
+//!
+//! Where an event stands is the fold of its outcomes that the audit goes by, too (`course`). What a
+//! file cannot tell apart does not exist: whatever waits it knows by id. A broker tells only how many
+//! jobs wait, so an event without an end may be [`Standing::Open`] there.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use chickwork_chatwork::id::{AccountId, MessageId, RoomId};
+use chickwork_chatwork::webhook::Webhook;
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+
+use crate::course::{Course, Reasons, State};
+use crate::dead::DeadLetter;
+use crate::event::{BotName, Event, EventId};
+use crate::outcome::{Outcome, What};
+use crate::{Backend, Queue, QueueError, amqp, sqlite};
+
+/// What workers hold they tell a little late, so an event without an end that something was heard of
+/// this recently is not called unexplained, though nothing seems to wait.
+const JUST_NOW: SignedDuration = SignedDuration::from_secs(30);
+
+/// Which events. Empty fields choose everything.
+#[derive(Debug, Clone, Default)]
+pub struct Choice {
+    /// These events and no others.
+    pub ids: Vec<EventId>,
+    /// Received at this time or later.
+    pub since: Option<Timestamp>,
+    /// Received at this time or earlier.
+    pub until: Option<Timestamp>,
+    /// Of this room.
+    pub room: Option<RoomId>,
+    /// About this message.
+    pub message: Option<MessageId>,
+    /// Of this type, by its name.
+    pub event_type: Option<String>,
+    /// Sent to this bot.
+    pub bot: Option<BotName>,
+    /// Whose message was written by this account.
+    pub sender: Option<AccountId>,
+    /// Whose message has this in its text, in whatever case; given in lower case. What is no message
+    /// is searched as it came.
+    pub text: Option<String>,
+    /// Standing in one of these ways.
+    pub standings: Vec<Standing>,
+}
+
+impl Choice {
+    /// Whether this is one of the events, wherever it stands.
+    pub fn takes(&self, event: &Event) -> bool {
+        fn is<T: PartialEq + ?Sized>(wanted: Option<&T>, found: Option<&T>) -> bool {
+            wanted.is_none_or(|wanted| found == Some(wanted))
+        }
+        (self.ids.is_empty() || self.ids.contains(&event.id))
+            && self.since.is_none_or(|since| event.received_at >= since)
+            && self.until.is_none_or(|until| event.received_at <= until)
+            && is(self.room.as_ref(), event.room_id.as_ref())
+            && is(self.message.as_ref(), event.message_id.as_ref())
+            && is(self.event_type.as_deref(), Some(event.event_type))
+            && is(self.bot.as_ref(), Some(&event.bot))
+            && self.takes_content(&event.body)
+    }
+
+    /// Last, as it is what costs most.
+    fn takes_content(&self, body: &[u8]) -> bool {
+        if self.sender.is_none() && self.text.is_none() {
+            return true;
+        }
+        let webhook = Webhook::parse(body).ok();
+        let message = webhook
+            .as_ref()
+            .and_then(|webhook| webhook.happening.message());
+        if let Some(sender) = self.sender
+            && message.is_none_or(|message| message.author != sender)
+        {
+            return false;
+        }
+        self.text.as_ref().is_none_or(|text| match message {
+            Some(message) => message.body.to_lowercase().contains(text),
+            None => String::from_utf8_lossy(body).to_lowercase().contains(text),
+        })
+    }
+
+    /// Whether events that stand like this are among those chosen. An open one may be waiting or
+    /// unexplained, so whoever asks for either gets it; what was dropped was dead.
+    pub fn takes_standing(&self, standing: Standing) -> bool {
+        use Standing::{Dead, Dropped, Open, Unexplained, Waiting};
+        let is_chosen = |chosen: &Standing| match standing {
+            Open => matches!(chosen, Open | Waiting | Unexplained),
+            Dropped => matches!(chosen, Dropped | Dead),
+            _ => *chosen == standing,
+        };
+        self.standings.is_empty() || self.standings.iter().any(is_chosen)
+    }
+
+    /// Nothing chosen was received before this.
+    pub(crate) fn begins(&self) -> Option<Timestamp> {
+        let ids = self.ids.iter().map(|id| id.received_at());
+        // An id that tells no time may be of any.
+        let by_ids: Option<Vec<_>> = ids.collect();
+        let by_ids = by_ids.and_then(|times| times.into_iter().min());
+        match (self.since, by_ids) {
+            (Some(since), Some(by_ids)) => Some(since.max(by_ids)),
+            (since, by_ids) => since.or(by_ids),
+        }
+    }
+}
+
+/// Where an event stands. The JSON words are a contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// A reply to its message is in the room.
+    Answered,
+    /// It waits to be worked on, or is being worked on.
+    Waiting,
+    /// Nothing was to be said.
+    Ignored,
+    /// Given up.
+    Dead,
+    /// Given up, and a person dropped the dead letter.
+    Dropped,
+    /// It has come to no end, and waits nowhere.
+    Unexplained,
+    /// It has come to no end, and a broker cannot tell whether it waits.
+    Open,
+}
+
+impl Standing {
+    /// All of them, in the order in which people want to read them.
+    pub const ALL: [Self; 7] = [
+        Self::Answered,
+        Self::Waiting,
+        Self::Ignored,
+        Self::Dead,
+        Self::Dropped,
+        Self::Unexplained,
+        Self::Open,
+    ];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Waiting => "waiting",
+            Self::Ignored => "ignored",
+            Self::Dead => "dead",
+            Self::Dropped => "dropped",
+            Self::Unexplained => "unexplained",
+            Self::Open => "open",
+        }
+    }
+}
+
+impl std::fmt::Display for Standing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An event of the archive, and what became of it in short.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// The event as it was received.
+    pub event: Event,
+    /// Where it stands.
+    pub standing: Standing,
+    /// The reason or the cause, where there is one.
+    pub why: Option<String>,
+    /// The reply in the room, where its id is known.
+    pub reply_message_id: Option<MessageId>,
+    /// How often a person has put it back in.
+    pub replay: u32,
+    /// The last thing that happened to it, by its name among the outcomes.
+    pub last: Option<&'static str>,
+    /// When that happened.
+    pub last_at: Option<Timestamp>,
+    /// Its dead letter, if there is one now.
+    pub letter: Option<DeadLetter>,
+    /// What became of it, in the order in which it was stored.
+    pub outcomes: Vec<Outcome>,
+}
+
+/// Whose stories.
+#[derive(Debug, Clone)]
+pub enum Whom {
+    /// One event.
+    Event(EventId),
+    /// Whatever came about one message.
+    Message {
+        /// In this room.
+        room: Option<RoomId>,
+        /// The message.
+        message: MessageId,
+        /// Sent to this bot.
+        bot: Option<BotName>,
+    },
+}
+
+impl Whom {
+    pub(crate) fn is_outcome(&self, outcome: &Outcome) -> bool {
+        match self {
+            Self::Event(id) => outcome.id == *id,
+            Self::Message { .. } => self.is(
+                outcome.id,
+                Some(&outcome.bot),
+                outcome.room_id,
+                outcome.message_id.as_ref(),
+            ),
+        }
+    }
+
+    pub(crate) fn is_event(&self, event: &Event) -> bool {
+        self.is(
+            event.id,
+            Some(&event.bot),
+            event.room_id,
+            event.message_id.as_ref(),
+        )
+    }
+
+    fn is_letter(&self, letter: &DeadLetter) -> bool {
+        self.is(
+            letter.id,
+            Some(&letter.bot),
+            letter.room_id,
+            letter.message_id.as_ref(),
+        )
+    }
+
+    fn is(
+        &self,
+        event: EventId,
+        its_bot: Option<&BotName>,
+        its_room: Option<RoomId>,
+        its_message: Option<&MessageId>,
+    ) -> bool {
+        match self {
+            Self::Event(id) => event == *id,
+            Self::Message { room, message, bot } => {
+                its_message == Some(message)
+                    && room.is_none_or(|room| its_room == Some(room))
+                    && bot.as_ref().is_none_or(|bot| its_bot == Some(bot))
+            }
+        }
+    }
+
+    /// When it was received or, for a message, sent; as far as its id tells.
+    pub(crate) fn time(&self) -> Option<Timestamp> {
+        match self {
+            Self::Event(id) => id.received_at(),
+            Self::Message { message, .. } => sent_at(message),
+        }
+    }
+}
+
+/// When a message was sent, as its id seems to tell. Chatwork promises nothing of the kind, but the ids
+/// of its samples carry milliseconds in their upper bits: a hint for where to look first.
+fn sent_at(message: &MessageId) -> Option<Timestamp> {
+    /// 2010-06-14T00:00:00Z, in milliseconds.
+    const BEGIN: i64 = 1_276_473_600_000;
+    let id: u64 = message.as_str().parse().ok()?;
+    let millis = i64::try_from(id >> 22).ok()?;
+    Timestamp::from_millisecond(BEGIN.checked_add(millis)?).ok()
+}
+
+/// Everything that is known of one event.
+#[derive(Debug, Clone)]
+pub struct Story {
+    /// The event.
+    pub id: EventId,
+    /// The event as it was received, where it is archived or waits.
+    pub event: Option<Event>,
+    /// What became of it, in time order.
+    pub outcomes: Vec<Outcome>,
+    /// Its dead letter, if there is one now.
+    pub letter: Option<DeadLetter>,
+    /// Where it stands.
+    pub standing: Standing,
+    /// The reason or the cause, where there is one.
+    pub why: Option<String>,
+    /// The reply in the room, where its id is known.
+    pub reply_message_id: Option<MessageId>,
+    /// How often a person has put it back in.
+    pub replay: u32,
+}
+
+/// What a back end found of events that a story is to be told of.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) events: Vec<Event>,
+    /// In the order in which they were stored. One may be there twice.
+    pub(crate) outcomes: Vec<Outcome>,
+}
+
+/// What the queue says of the jobs in it.
+#[derive(Debug)]
+pub(crate) enum Waits {
+    /// Those of these events that are looked at have one.
+    These(HashSet<EventId>),
+    /// There are so many, of whichever events.
+    SoMany(u64),
+}
+
+/// Some of the archive's events, newest first.
+#[derive(Debug)]
+pub(crate) struct Page {
+    /// Those that [`Choice::takes`].
+    pub(crate) events: Vec<Archived>,
+    /// The outcomes of others that are as young, where it matters how many events are open.
+    pub(crate) beside: Vec<(EventId, Vec<Outcome>)>,
+    pub(crate) waits: Waits,
+    /// How many were looked at to find them.
+    pub(crate) looked_through: u64,
+}
+
+/// An event and what became of it, in the order in which it was stored.
+#[derive(Debug)]
+pub(crate) struct Archived {
+    pub(crate) event: Event,
+    pub(crate) outcomes: Vec<Outcome>,
+}
+
+impl Queue {
+    /// The archive's events, newest first, at most so many of them if there is a limit. Events that are
+    /// not in the archive, because there is none or it has forgotten them, are not among them.
+    ///
+    /// Memory does not grow with what is passed over. Dead letters are kept whole meanwhile, without
+    /// what they hold. On a broker events come in the order of their arrival in the archive, which for
+    /// those that waited in a spool is a later one, and of what becomes of older events, while younger ones are looked
+    /// at, some hundred bytes each are kept until it is their turn.
+    pub fn events(&self, choice: Choice, limit: Option<u64>) -> Events {
+        let choice = Arc::new(choice);
+        let pages = match &self.0 {
+            Backend::Sqlite(store) => Pages::Sqlite(store.event_pages(choice.clone())),
+            Backend::Amqp(broker) => Pages::Amqp(Box::new(broker.event_pages(choice.clone()))),
+        };
+        Events {
+            queue: self.clone(),
+            choice,
+            left: limit.unwrap_or(u64::MAX),
+            pages,
+            letters: None,
+            ready: VecDeque::new(),
+            looked_through: Arc::default(),
+            open: 0,
+            listed: HashSet::new(),
+        }
+    }
+
+    /// Everything that is known of the events so named, oldest first; none where nothing is.
+    pub async fn stories(&self, whom: &Whom) -> Result<Vec<Story>, QueueError> {
+        // In this order: what is put back or comes to an end meanwhile the outcomes tell.
+        let letters = self.letters(|letter| whom.is_letter(letter)).await?;
+        let waiting = self.waiting_now().await?;
+        let found = match &self.0 {
+            Backend::Sqlite(store) => store.find(whom.clone()).await?,
+            Backend::Amqp(broker) => broker.find(whom).await?,
+        };
+        Ok(stories(found, letters, &waiting))
+    }
+
+    /// The dead letters that are wanted, by event; of two the younger one.
+    async fn letters(
+        &self,
+        is_wanted: impl Fn(&DeadLetter) -> bool,
+    ) -> Result<HashMap<EventId, DeadLetter>, QueueError> {
+        let mut letters = HashMap::new();
+        let mut read = self.dead_letters().read().await?;
+        while let Some(letter) = read.next().await? {
+            if is_wanted(&letter) {
+                letters.insert(letter.id, letter);
+            }
+        }
+        Ok(letters)
+    }
+
+    async fn waiting_now(&self) -> Result<Waits, QueueError> {
+        match &self.0 {
+            Backend::Sqlite(store) => Ok(Waits::These(store.waiting_anywhere().await?)),
+            Backend::Amqp(_) => Ok(Waits::SoMany(self.jobs_in_numbers().await?)),
+        }
+    }
+}
+
+/// Events of the archive, newest first.
+#[derive(Debug)]
+pub struct Events {
+    queue: Queue,
+    choice: Arc<Choice>,
+    left: u64,
+    pages: Pages,
+    /// Read before the first page.
+    letters: Option<HashMap<EventId, DeadLetter>>,
+    ready: VecDeque<Listed>,
+    looked_through: Arc<AtomicU64>,
+    /// How many without an end there were so far, on a broker.
+    open: u64,
+    /// Those that were listed, on a broker, whose archive may have copies far apart: 16 bytes each.
+    listed: HashSet<EventId>,
+}
+
+#[derive(Debug)]
+enum Pages {
+    Sqlite(sqlite::EventPages),
+    Amqp(Box<amqp::EventPages>),
+}
+
+impl Events {
+    /// The next one; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Listed>, QueueError> {
+        loop {
+            if self.left == 0 {
+                return Ok(None);
+            }
+            if let Some(listed) = self.ready.pop_front() {
+                self.left -= 1;
+                return Ok(Some(listed));
+            }
+            if self.letters.is_none() {
+                self.letters = Some(self.queue.letters(|_| true).await?);
+            }
+            let page = match &mut self.pages {
+                Pages::Sqlite(pages) => pages.next().await?,
+                Pages::Amqp(pages) => pages.next(&self.queue).await?,
+            };
+            match page {
+                Some(page) => self.take_in(page),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// How many events were looked at so far.
+    pub fn looked_through(&self) -> u64 {
+        self.looked_through.load(Ordering::Relaxed)
+    }
+
+    /// The same number, to be read while [`Events::next`] is under way: between two events that are
+    /// chosen, a million may be passed over.
+    pub fn counter(&self) -> Arc<AtomicU64> {
+        self.looked_through.clone()
+    }
+
+    fn take_in(&mut self, page: Page) {
+        self.looked_through
+            .fetch_add(page.looked_through, Ordering::Relaxed);
+        let letters = self.letters.as_mut();
+        let letter = |id: EventId| letters.as_ref()?.get(&id).cloned();
+        let now = Timestamp::now();
+        let beside = page
+            .beside
+            .iter()
+            .filter(|(id, outcomes)| Brief::of(outcomes, letter(*id).as_ref()).is_open())
+            .count();
+        let mut briefs = Vec::with_capacity(page.events.len());
+        for archived in page.events {
+            let is_copied = matches!(self.pages, Pages::Amqp(_));
+            if is_copied && !self.listed.insert(archived.event.id) {
+                continue;
+            }
+            let letter = letter(archived.event.id);
+            let brief = Brief::of(&archived.outcomes, letter.as_ref());
+            self.open += u64::from(brief.is_open());
+            briefs.push((archived, brief, letter));
+        }
+        self.open += beside as u64;
+        for (archived, brief, letter) in briefs {
+            let Archived { event, outcomes } = archived;
+            let standing = brief.standing(&event, &page.waits, self.open, now);
+            if self.choice.takes_standing(standing) {
+                self.ready.push_back(Listed {
+                    standing,
+                    why: brief.why,
+                    reply_message_id: brief.reply_message_id,
+                    replay: brief.replay.max(event.replay),
+                    last: brief.last.map(|(name, _)| name),
+                    last_at: brief.last.map(|(_, at)| at),
+                    event,
+                    letter,
+                    outcomes,
+                });
+            }
+        }
+    }
+}
+
+/// What the outcomes of one event come to.
+#[derive(Debug)]
+struct Brief {
+    /// `None`: it has come to no end.
+    end: Option<Standing>,
+    said_to_wait_until: Option<Timestamp>,
+    why: Option<String>,
+    reply_message_id: Option<MessageId>,
+    replay: u32,
+    last: Option<(&'static str, Timestamp)>,
+}
+
+impl Brief {
+    fn of(outcomes: &[Outcome], letter: Option<&DeadLetter>) -> Self {
+        let mut reasons = Reasons::default();
+        let mut course = Course::default();
+        let mut brief = Self {
+            end: None,
+            said_to_wait_until: None,
+            why: None,
+            reply_message_id: None,
+            replay: 0,
+            last: None,
+        };
+        let mut dropped = None;
+        for outcome in outcomes {
+            course.apply(outcome, &mut reasons);
+            brief.last = Some((outcome.what.name(), outcome.at));
+            brief.said_to_wait_until = None;
+            match &outcome.what {
+                What::Posted {
+                    reply_message_id: Some(reply),
+                    ..
+                } => brief.reply_message_id = Some(reply.clone()),
+                What::Replayed { replay, .. } => {
+                    brief.replay = brief.replay.max(*replay);
+                    brief.said_to_wait_until = Some(Timestamp::MAX);
+                }
+                What::Later { reason, until, .. } => {
+                    brief.why = Some(reason.clone());
+                    brief.said_to_wait_until = Some(*until);
+                }
+                What::Dropped { reason } => dropped = Some(reason.clone()),
+                _ => {}
+            }
+        }
+        (brief.end, brief.why) = match course.state(letter.map(|letter| letter.cause)) {
+            State::Answered => (Some(Standing::Answered), None),
+            State::Ignored(reason) => {
+                let reason = reasons.name(reason).to_owned();
+                (Some(Standing::Ignored), Some(reason))
+            }
+            State::Dead(cause) => (Some(Standing::Dead), Some(cause.as_str().to_owned())),
+            State::Dropped => (Some(Standing::Dropped), dropped),
+            // Why it was put off, while that is the last word.
+            State::Open if brief.said_to_wait_until.is_some() => (None, brief.why),
+            State::Open => (None, None),
+        };
+        brief
+    }
+
+    fn is_open(&self) -> bool {
+        self.end.is_none()
+    }
+
+    /// Where it stands, when so many events as young as it, or younger, have come to no end.
+    fn standing(&self, event: &Event, waits: &Waits, open: u64, now: Timestamp) -> Standing {
+        self.standing_of(event.id, event.received_at, waits, open, now)
+    }
+
+    fn standing_of(
+        &self,
+        id: EventId,
+        received_at: Timestamp,
+        waits: &Waits,
+        open: u64,
+        now: Timestamp,
+    ) -> Standing {
+        if let Some(end) = self.end {
+            return end;
+        }
+        match waits {
+            Waits::These(ids) if ids.contains(&id) => Standing::Waiting,
+            Waits::These(_) => Standing::Unexplained,
+            Waits::SoMany(0) => {
+                let heard = self.last.map_or(received_at, |(_, at)| at.max(received_at));
+                if now.duration_since(heard) < JUST_NOW {
+                    Standing::Open
+                } else {
+                    Standing::Unexplained
+                }
+            }
+            Waits::SoMany(jobs) if open <= *jobs => Standing::Waiting,
+            // It was put off, or a person put it back: those wait before any other does.
+            Waits::SoMany(_) if self.said_to_wait_until.is_some_and(|until| until >= now) => {
+                Standing::Waiting
+            }
+            Waits::SoMany(_) => Standing::Open,
+        }
+    }
+}
+
+fn stories(
+    found: Found,
+    mut letters: HashMap<EventId, DeadLetter>,
+    waits: &Waits,
+) -> Vec<Story> {
+    let mut outcomes: HashMap<EventId, Vec<Outcome>> = HashMap::new();
+    for outcome in found.outcomes {
+        let told = outcomes.entry(outcome.id).or_default();
+        // A line may be stored twice.
+        if !told.contains(&outcome) {
+            told.push(outcome);
+        }
+    }
+    let mut events: HashMap<EventId, Event> = HashMap::new();
+    for event in found.events {
+        events.entry(event.id).or_insert(event);
+    }
+    let mut ids: Vec<EventId> = events
+        .keys()
+        .chain(outcomes.keys())
+        .chain(letters.keys())
+        .copied()
+        .collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let now = Timestamp::now();
+    let stories = ids.into_iter().map(|id| {
+        let event = events.remove(&id);
+        let mut outcomes = outcomes.remove(&id).unwrap_or_default();
+        let letter = letters.remove(&id);
+        let brief = Brief::of(&outcomes, letter.as_ref());
+        let received_at = event
+            .as_ref()
+            .map(|event| event.received_at)
+            .or_else(|| id.received_at())
+            .unwrap_or(Timestamp::MIN);
+        // More may be open than this one, and nobody has counted them.
+        let open = u64::MAX;
+        let standing = brief.standing_of(id, received_at, waits, open, now);
+        // Who wrote them had clocks of their own, and what is best effort is stored late.
+        outcomes.sort_by_key(|outcome| outcome.at);
+        Story {
+            id,
+            outcomes,
+            standing,
+            why: brief.why,
+            reply_message_id: brief.reply_message_id,
+            replay: event
+                .as_ref()
+                .map_or(brief.replay, |event| brief.replay.max(event.replay)),
+            event,
+            letter,
+        }
+    });
+    stories.collect()
+}
