@@ -13,7 +13,8 @@ use chickwork_queue::outcome::{Outcome, What};
 use chickwork_queue::report::{Depth, Report, SpoolReport};
 use chickwork_queue::{Claim, Declare, Entry, Location, Queue, Settings};
 use chickwork_tests::stage::{
-    Kind, Stage, a_reply, an_event, dead_letters, next, outcome, retry, settle, soon, take, within,
+    Kind, Stage, a_reply, an_event, dead_letters, next, outcome, put_back, retry, settle, soon,
+    take, within,
 };
 use jiff::{SignedDuration, Timestamp};
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
@@ -204,6 +205,7 @@ pub(crate) async fn an_event_is_unfinished_until_it_has_come_to_an_end(
         What::Replayed {
             replay: 1,
             reason: reason(),
+            by: None,
         },
     ));
     unfinished(&queue, since, 1).await?;
@@ -426,7 +428,7 @@ pub(crate) async fn an_audit_tells_where_every_event_has_got_to(
     // Put back, it is worked on again, aged from now.
     let before = Timestamp::now();
     queue
-        .put_back(lost.clone(), unexplained.replay, "it was lost")
+        .put_back(lost.clone(), put_back(unexplained.replay, "it was lost"))
         .await?;
     let audit = looking.audit(an_hour_ago(), WAIT).await?;
     ensure!(audit.is_clean() && audit.sums.waiting == 2, "{audit:?}");
@@ -523,6 +525,7 @@ pub(crate) async fn outcomes_are_read_to_the_end_and_not_beyond(
             What::Replayed {
                 replay,
                 reason: String::new(),
+                by: None,
             },
         )
     };

@@ -8,7 +8,7 @@ use chickwork_queue::Entry;
 use chickwork_queue::dead::{DeadLetter, Held, Verdict};
 use chickwork_queue::event::{BotName, EventId};
 use chickwork_queue::job::{Attempt, Cause, Settled, Settlement, Step, Work};
-use chickwork_queue::outcome::{Outcome, What};
+use chickwork_queue::outcome::{By, Outcome, What};
 use chickwork_queue::{Claim, Claims, Follow, Queue};
 use chickwork_tests::stage::{
     Kind, Plant, Stage, a_reply, an_event, dead_letters, next, nothing, open, outcome, retry,
@@ -619,8 +619,10 @@ pub(crate) async fn what_was_said_is_done_with_the_dead_letters_that_were_named_
     for letter in &letters {
         let last = outcomes.iter().rfind(|(id, _)| *id == letter.id);
         let expected = match last {
-            Some((_, What::Replayed { replay, reason })) => {
-                retried.contains(letter) && *replay == 1 && reason == "SimSimi is back"
+            Some((_, What::Replayed { replay, reason, by })) => {
+                retried.contains(letter)
+                    && (*replay, reason.as_str()) == (1, "SimSimi is back")
+                    && by.as_deref() == Some(By::DEAD_RETRY)
             }
             Some((_, What::Dropped { reason })) => {
                 dropped.contains(letter) && reason == "nobody waits for it"
@@ -738,6 +740,7 @@ pub(crate) async fn that_a_reply_is_to_be_posted_again_is_known_before_it_is_bac
     let replayed = What::Replayed {
         replay: 1,
         reason: "I have looked".to_owned(),
+        by: Some(By::DEAD_RETRY.to_owned()),
     };
     ensure!(outcomes.ends_with(&[overruled, replayed]), "{outcomes:?}");
     Ok(())
@@ -1022,7 +1025,7 @@ pub(crate) async fn a_frozen_consumer_hands_over_and_cannot_announce_a_post_when
         frozen.line().await? == "intended",
         "while it is the active one it may"
     );
-    frozen.freeze()?;
+    frozen.freeze_between_writes(&stage.location()).await?;
     let mut successor = queue.claim_posts(&bot(), LIMIT);
     let claim = within(HAND_OVER, "the successor has the reply", successor.next()).await?;
     ensure!(id_of(&claim) == id);

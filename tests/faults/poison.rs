@@ -59,6 +59,7 @@ pub(super) async fn what_kills_its_worker_is_buried_and_its_neighbours_are_answe
         received_at: Timestamp::now(),
         put_back_at: None,
         replay: 0,
+        again: None,
         body: Bytes::from(a_hook(poison.as_str(), POISON).json()),
     };
     let plant = Plant {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use chickwork_chatwork::id::{AccountId, MessageId, RoomId};
+use chickwork_queue::audit::PutBack;
 use chickwork_queue::dead::{DeadLetter, Verdict};
 use chickwork_queue::event::{BotName, Event, EventId};
 use chickwork_queue::job::{Reply, Settled, Settlement, Work};
@@ -348,6 +349,28 @@ impl Plant {
     }
 }
 
+/// Whether nobody keeps others from writing to the queue at this address for long. A broker does not,
+/// but who is frozen in the middle of a write to a file does, until it is thawed.
+pub async fn can_be_written_to(queue: &str) -> anyhow::Result<bool> {
+    /// No write that is under way takes this long.
+    const WRITING: Duration = Duration::from_secs(1);
+    let Some(path) = queue.strip_prefix("sqlite:").map(PathBuf::from) else {
+        return Ok(true);
+    };
+    let begun = tokio::task::spawn_blocking(move || {
+        let file = rusqlite::Connection::open(path)?;
+        file.busy_timeout(WRITING)?;
+        file.execute_batch("BEGIN IMMEDIATE; ROLLBACK")
+    });
+    match begun.await? {
+        Ok(()) => Ok(true),
+        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// A `claimant` process.
 #[derive(Debug)]
 pub struct Process {
@@ -389,9 +412,15 @@ impl Process {
         Ok(self.child.kill().await?)
     }
 
-    /// Freezes it.
-    pub fn freeze(&self) -> anyhow::Result<()> {
-        self.signal(libc::SIGSTOP)
+    /// Freezes it at a moment at which it keeps nobody from writing to this queue.
+    pub async fn freeze_between_writes(&self, queue: &str) -> anyhow::Result<()> {
+        loop {
+            self.signal(libc::SIGSTOP)?;
+            if can_be_written_to(queue).await? {
+                return Ok(());
+            }
+            self.thaw()?;
+        }
     }
 
     /// Lets it go on as if nothing had happened.
@@ -519,6 +548,7 @@ pub fn an_event(number: u32) -> Event {
             .expect("now is a time"),
         put_back_at: None,
         replay: 0,
+        again: None,
         body: Bytes::from(body),
     }
 }
@@ -538,7 +568,18 @@ pub fn a_reply(event: &Event) -> Reply {
         received_at: event.received_at,
         aged_from: event.received_at,
         replay: event.replay,
+        again: event.again,
         text: "[rp aid=1 to=3-1]\nChíp chíp ［😀］!".to_owned(),
+    }
+}
+
+/// Put back by a test, after it was put back so often; not to be answered again.
+pub fn put_back(replay: u32, reason: &str) -> PutBack<'_> {
+    PutBack {
+        replay,
+        reason,
+        by: "a test",
+        again: None,
     }
 }
 
@@ -551,6 +592,7 @@ pub fn outcome(id: EventId, what: What) -> Outcome {
         bot: BotName::default(),
         room_id: Some(RoomId(3)),
         message_id: None,
+        again: None,
         what,
     }
 }

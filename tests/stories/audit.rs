@@ -15,7 +15,9 @@ use chickwork_queue::spool::{Spool, SpoolSettings};
 use chickwork_sandbox::{DEMO_WEBHOOK_TOKEN, Say, town, webhook};
 use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY, a_hook};
 use chickwork_tests::process::{chickwork, free_port};
-use chickwork_tests::stage::{Kind, SOON, Stage, an_event, outcome, settings, soon, within};
+use chickwork_tests::stage::{
+    Kind, SOON, Stage, an_event, outcome, put_back, settings, soon, within,
+};
 use jiff::{SignedDuration, Timestamp};
 use lapin::options::{QueueDeleteOptions, QueuePurgeOptions};
 use serde_json::{Value, json};
@@ -309,7 +311,11 @@ pub(super) async fn what_was_taken_out_by_hand_is_listed_and_put_back(
     let ledger = bot.sandbox.ledger();
     assert_eq!((ledger.totals.posted, ledger.totals.asked), (2, 2));
     bot.became(&messages[0], "it was put back", |what| match what {
-        What::Replayed { replay: 1, reason } if reason == "purged" => Some(()),
+        What::Replayed {
+            replay: 1,
+            reason,
+            by,
+        } if reason == "purged" => by.is_some().then_some(()),
         _ => None,
     })
     .await?;
@@ -343,7 +349,9 @@ pub(super) async fn what_is_put_back_too_often_is_answered_once(kind: Kind) -> a
     let event = archived(&bot, &message).await?;
     let queue = bot.queue().await?;
     for replay in 0..2 {
-        queue.put_back(event.clone(), replay, "to be sure").await?;
+        queue
+            .put_back(event.clone(), put_back(replay, "to be sure"))
+            .await?;
     }
     bot.workers[0].start()?;
     assert_eq!(bot.answer(&message).await?, "once");
@@ -363,7 +371,7 @@ pub(super) async fn what_is_put_back_too_often_is_answered_once(kind: Kind) -> a
     assert!(asked <= 3, "it was asked {asked} times");
 
     let before = ignored_as_duplicate(&bot).await?;
-    queue.put_back(event, 2, "once more").await?;
+    queue.put_back(event, put_back(2, "once more")).await?;
     let once_more = async {
         while ignored_as_duplicate(&bot).await? <= before {
             tokio::time::sleep(LOOK_AGAIN).await;
@@ -659,8 +667,10 @@ pub(super) async fn nobody_but_an_ingress_writes_into_a_spool() -> anyhow::Resul
     }
     let as_a_queue = settings(&format!("sqlite:{}", path.display()), "")?;
     let as_a_queue = Queue::open_existing(as_a_queue).await?;
-    let put_back = as_a_queue.put_back(an_event(0), 0, "by mistake").await;
-    ensure!(put_back.is_err(), "it was written into");
+    let by_mistake = as_a_queue
+        .put_back(an_event(0), put_back(0, "by mistake"))
+        .await;
+    ensure!(by_mistake.is_err(), "it was written into");
     let file = rusqlite::Connection::open(&path)?;
     for (table, expected) in [("spooled", 2), ("jobs", 0), ("outcomes", 0)] {
         let count = format!("SELECT count(*) FROM {table}");

@@ -510,7 +510,9 @@ pub(super) async fn what_is_dropped_is_gone_and_its_reason_is_kept(
     assert_eq!(reason.await?, "told her myself");
     done(bot.stage(), &["retry", third, "--yes"]).await?;
     let reason = bot.became(retried, "it is put back", |what| match what {
-        What::Replayed { reason, replay: 1 } => Some(reason.clone()),
+        What::Replayed {
+            reason, replay: 1, ..
+        } => Some(reason.clone()),
         _ => None,
     });
     assert_eq!(reason.await?, "dead retry");

@@ -33,6 +33,7 @@ pub fn receive(verified: &Verified, bot: &BotName, now: Timestamp, id: EventId) 
         received_at: now,
         put_back_at: None,
         replay: 0,
+        again: None,
         body: verified.body().clone(),
     };
     let webhook = match Webhook::parse(&event.body) {

@@ -35,6 +35,43 @@ const OVERLAP: SignedDuration = SignedDuration::from_secs(60);
 /// was held by one that is gone is in its queue again.
 const BELIEVED: SignedDuration = SignedDuration::from_secs(15);
 
+/// How an event is put back in.
+#[derive(Debug, Clone, Copy)]
+pub struct PutBack<'a> {
+    /// How often it was put back before, as far as is known; the event's own counter is looked at too.
+    pub replay: u32,
+    /// Why.
+    pub reason: &'a str,
+    /// By which command: [`By`](crate::outcome::By).
+    pub by: &'a str,
+    /// Now, where its message is to be answered once more though it was answered: this begins a new
+    /// round ([`AnswerKey::again`]). `None`: a message that was answered stays as it is.
+    pub again: Option<Timestamp>,
+}
+
+impl PutBack<'_> {
+    /// The event as it is put back, and what is said of that.
+    fn mark(self, event: Event) -> (Event, What) {
+        let event = Event {
+            put_back_at: Some(Timestamp::now()),
+            replay: event.replay.max(self.replay).saturating_add(1),
+            again: self.again.and_then(whole_milliseconds),
+            ..event
+        };
+        let replayed = What::Replayed {
+            replay: event.replay,
+            reason: self.reason.to_owned(),
+            by: Some(self.by.to_owned()),
+        };
+        (event, replayed)
+    }
+}
+
+/// As both back ends keep it: the round has to be the same wherever it is written.
+fn whole_milliseconds(time: Timestamp) -> Option<Timestamp> {
+    Timestamp::from_millisecond(time.as_millisecond()).ok()
+}
+
 /// Where every event has got to.
 #[derive(Debug, Clone)]
 pub struct Audit {
@@ -175,23 +212,23 @@ impl Queue {
         Ok(audit)
     }
 
-    /// Puts an event of the archive back in, to be worked on as if it had just come, after it was put
-    /// back `replay` times before. The outcomes say so first: stopped in between, the event is as
-    /// unexplained as before.
-    pub async fn put_back(
-        &self,
-        event: Event,
-        replay: u32,
-        reason: &str,
-    ) -> Result<(), QueueError> {
-        let event = Event {
-            put_back_at: Some(Timestamp::now()),
-            replay: event.replay.max(replay).saturating_add(1),
-            ..event
-        };
+    /// Puts an event back in, to be worked on as if it had just come. The outcomes say so first:
+    /// stopped in between, the event is as unexplained as before, or once more in work.
+    pub async fn put_back(&self, event: Event, put_back: PutBack<'_>) -> Result<(), QueueError> {
+        let (event, replayed) = put_back.mark(event);
         match &self.0 {
-            Backend::Sqlite(store) => Ok(store.put_back(&event, reason).await?),
-            Backend::Amqp(broker) => Ok(broker.put_back(&event, reason).await?),
+            Backend::Sqlite(store) => Ok(store.put_back(&event, replayed).await?),
+            Backend::Amqp(broker) => Ok(broker.put_back(&event, replayed).await?),
+        }
+    }
+
+    /// Takes in an event that was received by another deployment: the same, but it is archived as well,
+    /// if there is an archive, so that it can be put back from here another time.
+    pub async fn take_in(&self, event: Event, put_back: PutBack<'_>) -> Result<(), QueueError> {
+        let (event, replayed) = put_back.mark(event);
+        match &self.0 {
+            Backend::Sqlite(store) => Ok(store.take_in(&event, replayed).await?),
+            Backend::Amqp(broker) => Ok(broker.take_in(&event, replayed).await?),
         }
     }
 
@@ -210,6 +247,12 @@ impl Queue {
             Backend::Sqlite(store) => Ok(Some(store.waiting().await?)),
             Backend::Amqp(_) => Ok(None),
         }
+    }
+
+    /// How many jobs there are, those in the hands of workers included.
+    pub(crate) async fn jobs_in_numbers(&self) -> Result<u64, QueueError> {
+        let (jobs, _) = self.waiting_in_numbers(Timestamp::now()).await?;
+        Ok(jobs.all())
     }
 
     /// What waits, in numbers, for an audit that was begun at this time; and how much is in spools.
@@ -338,7 +381,7 @@ impl Books {
             Entry::Vacant(place) if is_ours => place.insert(Course::default()),
             Entry::Vacant(_) => return,
         };
-        course.apply(&outcome.what, &mut self.reasons);
+        course.apply(outcome, &mut self.reasons);
     }
 
     fn balance(&self, waits: &Waits, now: Timestamp) -> Balance {
@@ -627,8 +670,11 @@ impl<'a> Details<'a> {
                 archived: false,
                 replay: 0,
             });
-        event.last = Some(outcome.what.name());
-        event.last_at = Some(outcome.at);
+        // That it was received may be told late.
+        if event.last.is_none() || !matches!(outcome.what, What::Received { .. }) {
+            event.last = Some(outcome.what.name());
+            event.last_at = Some(outcome.at);
+        }
         if let What::Replayed { replay, .. } = outcome.what {
             event.replay = event.replay.max(replay);
         }
@@ -716,6 +762,7 @@ mod tests {
             bot: BotName::default(),
             room_id: Some(RoomId(3)),
             message_id: MessageId::new(message).ok(),
+            again: None,
             what,
         }
     }

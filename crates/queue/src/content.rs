@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::dead::{Held, Verdict};
 use crate::event::{BotName, Event, EventId};
 use crate::job::{Cause, Reply, Step};
-use crate::outcome::{Outcome, What};
+use crate::outcome::{By, Outcome, What};
 use crate::reply_json;
 
 /// The bytes of an event or a reply, with what must be known without reading them.
@@ -21,6 +21,7 @@ pub(crate) struct Content {
     pub(crate) received_at: Timestamp,
     pub(crate) put_back_at: Option<Timestamp>,
     pub(crate) replay: u32,
+    pub(crate) again: Option<Timestamp>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -35,6 +36,7 @@ impl Content {
             received_at: event.received_at,
             put_back_at: event.put_back_at,
             replay: event.replay,
+            again: event.again,
             body: event.body.to_vec(),
         }
     }
@@ -49,6 +51,7 @@ impl Content {
             received_at: reply.received_at,
             put_back_at: None,
             replay: reply.replay,
+            again: reply.again,
             body: reply_json::encode(reply),
         }
     }
@@ -63,6 +66,7 @@ impl Content {
             received_at: self.received_at,
             put_back_at: self.put_back_at,
             replay: self.replay,
+            again: self.again,
             body: Bytes::from(self.body),
         }
     }
@@ -81,6 +85,7 @@ impl Content {
             bot: self.bot.clone(),
             room_id: self.room_id,
             message_id: self.message_id.clone(),
+            again: self.again,
             what,
         }
     }
@@ -117,6 +122,7 @@ impl Content {
                 let replayed = What::Replayed {
                     replay: self.replay.saturating_add(1),
                     reason: reason.clone(),
+                    by: Some(By::DEAD_RETRY.to_owned()),
                 };
                 let said = overrule.into_iter().chain([replayed]);
                 said.map(|what| self.outcome(what, now)).collect()

@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use jiff::Timestamp;
 
 use crate::job::Cause;
-use crate::outcome::What;
+use crate::outcome::{Outcome, What};
 
 /// Where an event has got to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +75,8 @@ pub(crate) struct Course {
     end: Option<End>,
     /// In seconds; only while the last word is that it waits. One that was put back waits for ever.
     waits_until: Option<NonZeroU32>,
+    /// The round that it is in: when a person asked for another answer, in seconds.
+    round: Option<NonZeroU32>,
 }
 
 /// An end that a person can take back.
@@ -87,17 +89,25 @@ enum End {
 
 impl Course {
     /// Takes in the next outcome.
-    pub(crate) fn apply(&mut self, what: &What, reasons: &mut Reasons) {
+    pub(crate) fn apply(&mut self, outcome: &Outcome, reasons: &mut Reasons) {
+        let (what, round) = (&outcome.what, outcome.again.and_then(seconds));
         self.waits_until = match what {
-            What::Later { until, .. } => u32::try_from(until.as_second())
-                .ok()
-                .and_then(NonZeroU32::new),
+            // It may be told late, and then it is no news.
+            What::Received { .. } => return,
+            What::Later { until, .. } => seconds(*until),
             What::Replayed { .. } => Some(NonZeroU32::MAX),
             _ => None,
         };
+        // A round begins once; what is told of it again, or of an earlier one, does not begin it anew.
+        if matches!(what, What::Replayed { .. }) && round > self.round {
+            (self.round, self.posted) = (round, false);
+        }
         match what {
-            // What is in the room stays there.
-            What::Posted { .. } => self.posted = true,
+            // What is in the room stays there. Where a person asked for another answer, it is that
+            // one which counts.
+            What::Posted { .. } if self.round.is_none() || round == self.round => {
+                self.posted = true;
+            }
             What::Dead { cause, .. } => self.end = Some(End::Dead(*cause)),
             What::Dropped { .. } => self.end = Some(End::Dropped),
             // The same event may have been there twice: that one of them was of no use does not
@@ -134,11 +144,20 @@ impl Course {
     }
 }
 
+/// A time, in little room.
+fn seconds(time: Timestamp) -> Option<NonZeroU32> {
+    u32::try_from(time.as_second())
+        .ok()
+        .and_then(NonZeroU32::new)
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::Stored;
+    use crate::event::{BotName, EventId};
     use crate::job::Step;
 
     fn ignored() -> What {
@@ -169,7 +188,11 @@ mod tests {
 
     fn replayed() -> What {
         let reason = String::new();
-        What::Replayed { replay: 1, reason }
+        What::Replayed {
+            replay: 1,
+            reason,
+            by: None,
+        }
     }
 
     fn later(until: Timestamp) -> What {
@@ -180,10 +203,37 @@ mod tests {
         }
     }
 
+    fn received() -> What {
+        What::Received {
+            stored: Stored::Broker,
+            forwarded_at: None,
+        }
+    }
+
+    /// In the round that began in this second; in the first one, if that is zero.
+    fn outcome(what: What, round: i64) -> Outcome {
+        Outcome {
+            v: Outcome::VERSION,
+            at: Timestamp::UNIX_EPOCH,
+            id: EventId::fresh(),
+            bot: BotName::default(),
+            room_id: None,
+            message_id: None,
+            again: (round > 0).then(|| Timestamp::from_second(round).expect("a time")),
+            what,
+        }
+    }
+
     fn course(outcomes: &[What], reasons: &mut Reasons) -> Course {
+        let first = |what: &What| outcome(what.clone(), 0);
+        let outcomes: Vec<_> = outcomes.iter().map(first).collect();
+        course_of(&outcomes, reasons)
+    }
+
+    fn course_of(outcomes: &[Outcome], reasons: &mut Reasons) -> Course {
         let mut course = Course::default();
-        for what in outcomes {
-            course.apply(what, reasons);
+        for outcome in outcomes {
+            course.apply(outcome, reasons);
         }
         course
     }
@@ -238,6 +288,10 @@ mod tests {
                 State::Answered,
             ),
             (vec![posted(), replayed()], None, State::Answered),
+            // That it was received may be told at any time, and is no news.
+            (vec![received()], None, State::Open),
+            (vec![posted(), received()], None, State::Answered),
+            (vec![dead(Refused), received()], None, State::Dead(Refused)),
         ];
         for (outcomes, letter, expected) in table {
             let once = course(&outcomes, &mut reasons);
@@ -252,6 +306,62 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_for_another_answer_makes_it_open_until_that_one_is_there() {
+        let mut reasons = Reasons::default();
+        let duplicate = State::Ignored(reasons.place("flood"));
+        let table = [
+            // What, and in which round; where it is then.
+            (vec![(posted(), 0), (replayed(), 5)], State::Open),
+            (
+                vec![(posted(), 0), (replayed(), 5), (posted(), 5)],
+                State::Answered,
+            ),
+            // An earlier answer that is told late.
+            (
+                vec![(posted(), 0), (replayed(), 5), (posted(), 0)],
+                State::Open,
+            ),
+            // Its dead letter was put back in the meantime.
+            (
+                vec![(replayed(), 5), (posted(), 5), (replayed(), 5)],
+                State::Answered,
+            ),
+            (
+                vec![(replayed(), 5), (posted(), 5), (replayed(), 6)],
+                State::Open,
+            ),
+            (
+                vec![
+                    (replayed(), 5),
+                    (replayed(), 6),
+                    (posted(), 6),
+                    (replayed(), 5),
+                ],
+                State::Answered,
+            ),
+            // What was told of its beginning is forgotten.
+            (vec![(posted(), 5)], State::Answered),
+            // An older release takes it for a duplicate.
+            (
+                vec![(posted(), 0), (replayed(), 5), (ignored(), 0)],
+                duplicate,
+            ),
+        ];
+        for (told, expected) in table {
+            let told: Vec<_> = told
+                .into_iter()
+                .map(|(what, round)| outcome(what, round))
+                .collect();
+            assert_eq!(course_of(&told, &mut reasons).state(None), expected);
+            for from in 0..told.len() {
+                let again = [&told[..], &told[from..]].concat();
+                let twice = course_of(&again, &mut reasons);
+                assert_eq!(twice.state(None), expected, "{again:?}");
+            }
+        }
+    }
+
+    #[test]
     fn what_was_put_off_until_later_or_put_back_is_said_to_wait() {
         let now = Timestamp::from_second(1_000).expect("a time");
         let (soon, over) = (now + Duration::from_secs(5), now - Duration::from_secs(5));
@@ -260,6 +370,7 @@ mod tests {
             (vec![later(over)], false),
             (vec![later(over), later(soon)], true),
             (vec![later(soon), replayed()], true),
+            (vec![later(soon), received()], true),
             (vec![replayed(), ignored()], false),
             (vec![replayed(), later(over)], false),
             (vec![], false),
@@ -273,7 +384,7 @@ mod tests {
 
     #[test]
     fn a_million_of_them_are_few_megabytes() {
-        assert!(size_of::<Course>() <= 12);
+        assert!(size_of::<Course>() <= 16);
     }
 
     #[test]

@@ -101,6 +101,9 @@ pub struct AnswerKey {
     pub room_id: RoomId,
     /// The message.
     pub message_id: MessageId,
+    /// The round: when a person asked for another answer to a message that was answered. `None` is
+    /// the first round. What is promised once is promised once in every round.
+    pub again: Option<Timestamp>,
 }
 
 /// An authentic webhook as it waits, is archived and is replayed.
@@ -123,6 +126,9 @@ pub struct Event {
     pub put_back_at: Option<Timestamp>,
     /// How often a person has put it back in.
     pub replay: u32,
+    /// When a person asked for another answer to its message, though that was answered; whole
+    /// milliseconds. See [`AnswerKey::again`].
+    pub again: Option<Timestamp>,
     /// The webhook's body, byte for byte.
     pub body: Bytes,
 }

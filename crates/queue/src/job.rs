@@ -55,6 +55,9 @@ pub struct Reply {
     pub replay: u32,
     /// The text to post, complete with its reply tag.
     pub text: String,
+    /// When a person asked for another answer to the message; see [`AnswerKey::again`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<Timestamp>,
 }
 
 impl Reply {
@@ -77,6 +80,7 @@ impl Reply {
             bot: self.bot.clone(),
             room_id: self.room_id,
             message_id: self.message_id.clone(),
+            again: self.again,
         }
     }
 }

@@ -11,9 +11,11 @@
 pub mod audit;
 pub mod dead;
 pub mod event;
+pub mod events;
 pub mod examine;
 pub mod job;
 pub mod outcome;
+pub mod purge;
 pub mod report;
 pub mod spool;
 
@@ -29,6 +31,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use crate::amqp::BrokerError;
@@ -105,8 +108,9 @@ pub enum Declare {
     Nothing,
 }
 
-/// Where an event was made safe; the label `stored` of `chickwork_acks_total`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where an event was made safe; also the label `stored` of `chickwork_acks_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Stored {
     /// In RabbitMQ.
     Broker,
@@ -114,10 +118,13 @@ pub enum Stored {
     Spool,
     /// In the SQLite queue.
     Embedded,
+    /// In the queue, whichever that is, long after its message: no webhook told of it, and a person
+    /// had it looked for (`chickwork recover`).
+    Recovered,
 }
 
 impl Stored {
-    /// All of them.
+    /// The places in which a webhook can be made safe.
     pub const ALL: [Self; 3] = [Self::Broker, Self::Spool, Self::Embedded];
 
     /// The word used in metrics.
@@ -126,6 +133,7 @@ impl Stored {
             Self::Broker => "broker",
             Self::Spool => "spool",
             Self::Embedded => "embedded",
+            Self::Recovered => "recovered",
         }
     }
 }
@@ -248,6 +256,24 @@ impl Queue {
             },
             // Asking is what records it.
             Backend::Amqp(broker) => drop(broker.check().await),
+        }
+    }
+
+    /// Forgets what the archive has kept for its time, as far as that can be done now: a file removes it,
+    /// a broker's archive begins a new segment and drops those that are old enough.
+    pub async fn forget(&self) -> Result<(), QueueError> {
+        match &self.0 {
+            Backend::Sqlite(store) => Ok(store.forget().await?),
+            Backend::Amqp(broker) => Ok(broker.forget().await?),
+        }
+    }
+
+    /// Does so whenever it is time, for ever: for a process that takes webhooks. Whoever has opened a file
+    /// to work on it does so in any case.
+    pub async fn keep_forgetting(&self) {
+        match &self.0 {
+            Backend::Sqlite(_) => std::future::pending().await,
+            Backend::Amqp(broker) => broker.keep_forgetting().await,
         }
     }
 

@@ -13,6 +13,7 @@ use chickwork_chatwork::id::{AccountId, MessageId, RoomId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::Stored;
 use crate::event::{AnswerKey, BotName, EventId};
 use crate::job::{Cause, Step};
 
@@ -31,6 +32,11 @@ pub struct Outcome {
     pub room_id: Option<RoomId>,
     /// The message, where known.
     pub message_id: Option<MessageId>,
+    /// The round that this is about: when a person asked for another answer to a message that was
+    /// answered ([`AnswerKey::again`]). With `replayed` it says that a new round begins. Without it, it
+    /// is about the first round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<Timestamp>,
     /// What happened.
     #[serde(flatten)]
     pub what: What,
@@ -40,6 +46,15 @@ pub struct Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum What {
+    /// It was received, and where it was made safe; `at` is the time of that. Best effort, and may come
+    /// late: behind what has become of the event meanwhile.
+    Received {
+        /// Where.
+        stored: Stored,
+        /// When the broker took what had waited in a spool.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        forwarded_at: Option<Timestamp>,
+    },
     /// Nothing is to be said, for this reason (`own`, `flood`, `not_addressed`, `duplicate`, …).
     Ignored {
         /// Why.
@@ -53,6 +68,12 @@ pub enum What {
         result: String,
         /// Who had asked, for the limit per sender.
         sender: AccountId,
+        /// What SimSimi was asked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        question: Option<String>,
+        /// What it answered, in its own words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        answer: Option<String>,
     },
     /// The reply is stored and waits to be posted.
     ReplyStored {
@@ -99,6 +120,12 @@ pub enum What {
     Looked {
         /// `found`, `absent` or `unclear`.
         result: String,
+        /// The reply that was found.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reply_message_id: Option<MessageId>,
+        /// When the oldest message that was seen was sent, by Chatwork's clock.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reaches_back_to: Option<Timestamp>,
     },
     /// Given up.
     Dead {
@@ -122,13 +149,32 @@ pub enum What {
         replay: u32,
         /// Why.
         reason: String,
+        /// By which command: [`By`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
     },
+}
+
+/// The commands that put events back in, as [`What::Replayed`] names them.
+#[derive(Debug)]
+pub struct By;
+
+impl By {
+    /// `chickwork dead retry`.
+    pub const DEAD_RETRY: &str = "dead retry";
+    /// `chickwork audit --requeue`.
+    pub const AUDIT: &str = "audit --requeue";
+    /// `chickwork replay`.
+    pub const REPLAY: &str = "replay";
+    /// `chickwork recover`.
+    pub const RECOVER: &str = "recover";
 }
 
 impl What {
     /// The word by which it is written down.
     pub fn name(&self) -> &'static str {
         match self {
+            Self::Received { .. } => "received",
             Self::Ignored { .. } => "ignored",
             Self::Asked { .. } => "asked",
             Self::ReplyStored { .. } => "reply_stored",
@@ -173,6 +219,7 @@ impl Outcome {
             bot: self.bot.clone(),
             room_id: self.room_id?,
             message_id: self.message_id.clone()?,
+            again: self.again,
         })
     }
 }

@@ -229,7 +229,7 @@ impl Queue {
         let mut outcomes = self.outcomes().read(since);
         while let Some(outcome) = outcomes.next().await? {
             if let Some((_, course)) = received.get_mut(&outcome.id) {
-                course.apply(&outcome.what, &mut reasons);
+                course.apply(&outcome, &mut reasons);
             }
         }
         let open = received

@@ -155,6 +155,7 @@ pub(crate) struct Subject {
     bot: BotName,
     room_id: Option<RoomId>,
     message_id: Option<MessageId>,
+    again: Option<Timestamp>,
 }
 
 impl Subject {
@@ -165,6 +166,7 @@ impl Subject {
             bot: event.bot.clone(),
             room_id: event.room_id,
             message_id: event.message_id.clone(),
+            again: event.again,
         }
     }
 
@@ -175,6 +177,7 @@ impl Subject {
             bot: reply.bot.clone(),
             room_id: Some(reply.room_id),
             message_id: Some(reply.message_id.clone()),
+            again: reply.again,
         }
     }
 
@@ -187,6 +190,7 @@ impl Subject {
             bot: self.bot.clone(),
             room_id: self.room_id,
             message_id: self.message_id.clone(),
+            again: self.again,
             what,
         }
     }
@@ -522,6 +526,7 @@ mod tests {
             bot: BotName::default(),
             room_id: RoomId(1),
             message_id: MessageId::new(message).expect("a message id"),
+            again: None,
         }
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use chickwork_chatwork::id::{AccountId, MessageId, RoomId};
 use chickwork_queue::event::{AnswerKey, BotName, EventId};
-use chickwork_queue::job::{Cause, Step};
+use chickwork_queue::job::{Cause, Reply, Step};
 use chickwork_queue::outcome::{Outcome, What};
 use chickwork_queue::{Entry, Outcomes, QueueError};
 use jiff::{SignedDuration, Timestamp};
@@ -237,7 +237,8 @@ pub(crate) struct Memory {
     bot: BotName,
     keep: SignedDuration,
     forgotten_at: Timestamp,
-    stories: HashMap<(RoomId, MessageId), Story>,
+    /// By message and round.
+    stories: HashMap<StoryKey, Story>,
     /// Lines that were applied already, and when; they may be read again. Kept twice as long as what
     /// they tell: reading begins a little before memory does, and an old intent with its result must
     /// not be taken for news of a message that somebody answers only now.
@@ -248,12 +249,21 @@ pub(crate) struct Memory {
     senders: HashMap<(RoomId, AccountId), Vec<Asked>>,
     put_off: HashMap<EventId, (Timestamp, String)>,
     /// Posts that were made but could not be written down yet.
-    untold: HashMap<EventId, Outcome>,
+    untold: HashMap<(EventId, Option<Timestamp>), Outcome>,
+}
+
+/// A message, and when a person asked for another answer to it.
+type StoryKey = (RoomId, MessageId, Option<Timestamp>);
+
+fn story_key(key: &AnswerKey) -> StoryKey {
+    (key.room_id, key.message_id.clone(), key.again)
 }
 
 #[derive(Debug)]
 struct Story {
     touched: Timestamp,
+    /// The reply, where its id is known.
+    reply: Option<MessageId>,
     answered_by: Option<EventId>,
     post: Post,
     /// The latest intent, as its writer dated it.
@@ -313,20 +323,32 @@ impl Memory {
 
     /// What is known about the post of this answer.
     pub(crate) fn post(&self, key: &AnswerKey) -> Post {
-        let story = self.stories.get(&(key.room_id, key.message_id.clone()));
+        let story = self.stories.get(&story_key(key));
         story.map_or(Post::Unbegun, |story| story.post)
+    }
+
+    /// The replies that the message is known to have from other rounds.
+    pub(crate) fn other_replies(&self, key: &AnswerKey) -> Vec<MessageId> {
+        let own = story_key(key);
+        let others = self
+            .stories
+            .iter()
+            .filter(|(other, _)| (&other.0, &other.1) == (&own.0, &own.1) && other.2 != own.2);
+        others
+            .filter_map(|(_, story)| story.reply.clone())
+            .collect()
     }
 
     /// Whether anything at all is known about the post of this answer.
     pub(crate) fn knows_post(&self, key: &AnswerKey) -> bool {
-        let story = self.stories.get(&(key.room_id, key.message_id.clone()));
+        let story = self.stories.get(&story_key(key));
         story.is_some_and(|story| story.intent.is_some() || story.is_posted())
     }
 
     /// Whether this event's message has been answered. An event that a person has put back in is
     /// asked again, unless an answer is in the room: one answer per message.
     pub(crate) fn answered(&self, key: &AnswerKey, id: EventId, replay: u32) -> Answered {
-        let Some(story) = self.stories.get(&(key.room_id, key.message_id.clone())) else {
+        let Some(story) = self.stories.get(&story_key(key)) else {
             return Answered::No;
         };
         match story.answered_by {
@@ -357,7 +379,7 @@ impl Memory {
 
     /// After a plain 5xx a look tells earlier than after silence.
     pub(crate) fn look_at(&mut self, key: &AnswerKey, at: Instant) {
-        let story = self.stories.get_mut(&(key.room_id, key.message_id.clone()));
+        let story = self.stories.get_mut(&story_key(key));
         if let Some(Post::InDoubt { look_at, .. }) = story.map(|story| &mut story.post) {
             *look_at = at;
         }
@@ -366,7 +388,7 @@ impl Memory {
     /// A look showed that what was intended then did not happen: that doubt is over, for this process.
     /// A newer one, of somebody who took over meanwhile, is not.
     pub(crate) fn resolved(&mut self, key: &AnswerKey, then: Timestamp) {
-        let story = self.stories.get_mut(&(key.room_id, key.message_id.clone()));
+        let story = self.stories.get_mut(&story_key(key));
         if let Some(story) = story
             && matches!(story.post, Post::InDoubt { intended_at, .. } if intended_at == then)
         {
@@ -376,12 +398,12 @@ impl Memory {
 
     /// A result could not be stored; it is to be told when its job comes back.
     pub(crate) fn not_told(&mut self, outcome: Outcome) {
-        self.untold.insert(outcome.id, outcome);
+        self.untold.insert((outcome.id, outcome.again), outcome);
     }
 
     /// A result that is still to be told.
-    pub(crate) fn untold(&mut self, id: EventId) -> Option<Outcome> {
-        self.untold.remove(&id)
+    pub(crate) fn untold(&mut self, reply: &Reply) -> Option<Outcome> {
+        self.untold.remove(&(reply.id, reply.again))
     }
 
     /// Counts this event against its sender's limit, unless that would be one answer too many in
@@ -504,10 +526,14 @@ impl Memory {
                     };
                 }
             }
-            What::Posted { found, .. } if self.is_new(outcome, Line::Posted, now) => {
+            What::Posted {
+                found,
+                reply_message_id,
+            } if self.is_new(outcome, Line::Posted, now) => {
                 self.closed.remove(&key.room_id);
                 let story = self.story(key, now);
                 story.post = Post::Posted { by: outcome.id };
+                story.reply = story.reply.take().or_else(|| reply_message_id.clone());
                 if let Some(call) = story.intent
                     && !found
                 {
@@ -558,15 +584,13 @@ impl Memory {
     }
 
     fn story(&mut self, key: AnswerKey, now: Timestamp) -> &mut Story {
-        let story = self
-            .stories
-            .entry((key.room_id, key.message_id))
-            .or_insert(Story {
-                touched: now,
-                answered_by: None,
-                post: Post::Unbegun,
-                intent: None,
-            });
+        let story = self.stories.entry(story_key(&key)).or_insert(Story {
+            touched: now,
+            reply: None,
+            answered_by: None,
+            post: Post::Unbegun,
+            intent: None,
+        });
         story.touched = now;
         story
     }
@@ -683,6 +707,7 @@ mod tests {
                 bot: BotName::default(),
                 room_id: Some(ROOM),
                 message_id: Some(message()),
+                again: None,
                 what,
             }
         }
@@ -717,6 +742,7 @@ mod tests {
             bot: BotName::default(),
             room_id: ROOM,
             message_id: message(),
+            again: None,
         }
     }
 
@@ -747,6 +773,8 @@ mod tests {
             millis: 1,
             result: result.to_owned(),
             sender: SENDER,
+            question: None,
+            answer: None,
         }
     }
 
@@ -1084,6 +1112,8 @@ mod tests {
             EventId::fresh(),
             What::Looked {
                 result: "absent".to_owned(),
+                reply_message_id: None,
+                reaches_back_to: None,
             },
         );
         let not_sent = EventId::fresh();

@@ -9,6 +9,7 @@ use chickwork_chatwork::id::{AccountId, MessageId, RoomId};
 use chickwork_chatwork::notation;
 use chickwork_clients::chatwork::{Answered, CallError, Newest};
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 use crate::desk::{Desk, called, chatwork_result};
@@ -21,6 +22,10 @@ const KEPT: Duration = Duration::from_secs(60);
 /// reach back this much further than the intent.
 const CLOCKS: i64 = 60;
 
+/// A reply of a later round, which is not to be taken for one of an earlier round, was not sent earlier
+/// than so many seconds before its intent: Chatwork's clock is known to the second.
+const ROUNDING: i64 = 2;
+
 /// A reply that may be in its room.
 #[derive(Debug)]
 pub(crate) struct Doubt<'a> {
@@ -30,6 +35,9 @@ pub(crate) struct Doubt<'a> {
     pub(crate) intended_at: Timestamp,
     /// A read that began before this does not tell.
     pub(crate) look_at: Instant,
+    /// The replies that the message is known to have from other rounds, where this is of a later one.
+    /// In the first round any reply to the message is the one.
+    pub(crate) others: Option<Vec<MessageId>>,
 }
 
 /// What a look shows.
@@ -59,7 +67,7 @@ type Place = Arc<tokio::sync::Mutex<Option<Read>>>;
 struct Read {
     begun: Instant,
     /// What the bot said.
-    ours: Vec<(MessageId, String)>,
+    ours: Vec<Ours>,
     /// When the oldest message was sent, Unix seconds.
     oldest: Option<i64>,
     whole_room: bool,
@@ -67,17 +75,51 @@ struct Read {
     ahead: SignedDuration,
 }
 
+/// A message of the bot.
+#[derive(Debug)]
+struct Ours {
+    id: MessageId,
+    body: String,
+    /// Unix seconds, by Chatwork's clock.
+    sent: i64,
+}
+
 impl Looks {
-    /// Looks for the reply, in a fresh read of its room or in one that was begun late enough.
-    pub(crate) async fn look(&self, desk: &Desk, bot: AccountId, doubt: &Doubt<'_>) -> Seen {
+    /// Looks for the reply, in a fresh read of its room or in one that was begun late enough. How far
+    /// back that reached is known where the room could be read and something is in it.
+    pub(crate) async fn look(
+        &self,
+        desk: &Desk,
+        bot: AccountId,
+        doubt: &Doubt<'_>,
+    ) -> (Seen, Option<Timestamp>) {
+        match self.read(desk, bot, doubt).await {
+            Ok(place) => match place.as_ref() {
+                Some(read) => (read.tell(doubt), read.reaches_back_to()),
+                None => (Seen::Unclear, None),
+            },
+            Err(seen) => (seen, None),
+        }
+    }
+
+    /// The room's last read, if it tells; else why there is none.
+    async fn read(
+        &self,
+        desk: &Desk,
+        bot: AccountId,
+        doubt: &Doubt<'_>,
+    ) -> Result<OwnedMutexGuard<Option<Read>>, Seen> {
         let place = self.place(doubt.room);
-        let mut last = place.lock().await;
-        if let Some(read) = last.as_ref().filter(|read| read.begun >= doubt.look_at) {
-            return read.tell(doubt);
+        let mut last = place.lock_owned().await;
+        if last
+            .as_ref()
+            .is_some_and(|read| read.begun >= doubt.look_at)
+        {
+            return Ok(last);
         }
         let mut ticket = match desk.limiter.read(Instant::now()) {
             Slot::Now(ticket) => ticket,
-            Slot::At(at) => return Seen::NotBefore(at),
+            Slot::At(at) => return Err(Seen::NotBefore(at)),
         };
         let begun = Instant::now();
         ticket.sent();
@@ -88,7 +130,8 @@ impl Looks {
             Ok(Answered { value, limits }) => {
                 ticket.answered(&Told::new(&limits, clock), now);
                 let ahead = limits.date.unwrap_or(clock).duration_since(clock);
-                last.insert(Read::new(begun, value, bot, ahead)).tell(doubt)
+                *last = Some(Read::new(begun, value, bot, ahead));
+                Ok(last)
             }
             Err(CallError::Refused {
                 status: 429,
@@ -97,20 +140,20 @@ impl Looks {
                 room_limit,
             }) => {
                 ticket.refused_for_account(&Told::new(&limits, clock), now);
-                Seen::Failed(CallError::Refused {
+                Err(Seen::Failed(CallError::Refused {
                     status: 429,
                     said,
                     limits,
                     room_limit,
-                })
+                }))
             }
             Err(CallError::NotSent(why)) => {
                 ticket.unsent();
-                Seen::Failed(CallError::NotSent(why))
+                Err(Seen::Failed(CallError::NotSent(why)))
             }
             Err(error) => {
                 ticket.unanswered(now);
-                Seen::Failed(error)
+                Err(Seen::Failed(error))
             }
         }
     }
@@ -143,26 +186,51 @@ impl Read {
                 .messages
                 .into_iter()
                 .filter(|message| message.account_id == bot)
-                .map(|message| (message.message_id, message.body))
+                .map(|message| Ours {
+                    id: message.message_id,
+                    body: message.body,
+                    sent: message.send_time,
+                })
                 .collect(),
             ahead,
         }
     }
 
     fn tell(&self, doubt: &Doubt<'_>) -> Seen {
-        let found = self
+        let replies = self
             .ours
             .iter()
-            .find(|(_, body)| notation::replies_to(body, doubt.room, doubt.message));
-        match found {
-            Some((id, _)) => Seen::Found(id.clone()),
-            None if self.reaches_back_to(doubt.intended_at) => Seen::Absent,
-            None => Seen::Unclear,
+            .filter(|ours| notation::replies_to(&ours.body, doubt.room, doubt.message));
+        let intended_at = self.by_chatworks_clock(doubt.intended_at);
+        let mut may_be_there = false;
+        for reply in replies {
+            match &doubt.others {
+                None => return Seen::Found(reply.id.clone()),
+                Some(others) if others.contains(&reply.id) => {}
+                // It was sent before this one was meant to be.
+                Some(_) if reply.sent.saturating_add(CLOCKS) < intended_at => {}
+                Some(_) if reply.sent.saturating_add(ROUNDING) < intended_at => may_be_there = true,
+                Some(_) => return Seen::Found(reply.id.clone()),
+            }
+        }
+        if !may_be_there && self.reaches(intended_at) {
+            Seen::Absent
+        } else {
+            Seen::Unclear
         }
     }
 
-    fn reaches_back_to(&self, intended_at: Timestamp) -> bool {
-        let intended_at = intended_at.as_second().saturating_add(self.ahead.as_secs());
+    /// When the oldest message was sent that it shows.
+    fn reaches_back_to(&self) -> Option<Timestamp> {
+        Timestamp::from_second(self.oldest?).ok()
+    }
+
+    fn by_chatworks_clock(&self, time: Timestamp) -> i64 {
+        time.as_second().saturating_add(self.ahead.as_secs())
+    }
+
+    /// Whether everything is seen that was sent since then, by Chatwork's clock.
+    fn reaches(&self, intended_at: i64) -> bool {
         self.whole_room
             || self
                 .oldest
@@ -189,10 +257,22 @@ mod tests {
             account_id: author,
             body: body.to_owned(),
             send_time,
+            update_time: 0,
         }
     }
 
     fn tell(messages: Vec<RoomMessage>, whole_room: bool, ahead: i64, intended_at: i64) -> Seen {
+        tell_of_round(messages, whole_room, ahead, intended_at, None)
+    }
+
+    /// In the first round, or in a later one while these replies are known from others.
+    fn tell_of_round(
+        messages: Vec<RoomMessage>,
+        whole_room: bool,
+        ahead: i64,
+        intended_at: i64,
+        others: Option<Vec<MessageId>>,
+    ) -> Seen {
         let newest = Newest {
             messages,
             whole_room,
@@ -208,6 +288,7 @@ mod tests {
             message: &id("11"),
             intended_at: Timestamp::from_second(intended_at).expect("a time"),
             look_at: Instant::now(),
+            others,
         })
     }
 
@@ -219,6 +300,31 @@ mod tests {
     fn a_reply_that_is_there_is_found() {
         let messages = vec![message("20", BOT, &ours("11"), 1000)];
         assert!(matches!(tell(messages, false, 0, 990), Seen::Found(found) if found == id("20")));
+    }
+
+    #[test]
+    fn an_earlier_answer_is_not_taken_for_the_one_that_a_person_asked_for_since() {
+        let (old, new) = (
+            || message("20", BOT, &ours("11"), 1000),
+            |sent| message("21", BOT, &ours("11"), sent),
+        );
+        let later = |messages, intended_at, known: &[&str]| {
+            let others = known.iter().map(|number| id(number)).collect();
+            tell_of_round(messages, true, 0, intended_at, Some(others))
+        };
+        // By its id, by its time, or not at all: then nobody can tell.
+        assert!(matches!(later(vec![old()], 1001, &["20"]), Seen::Absent));
+        assert!(matches!(later(vec![old()], 1061, &[]), Seen::Absent));
+        assert!(matches!(later(vec![old()], 1060, &[]), Seen::Unclear));
+        assert!(matches!(later(vec![old()], 1003, &[]), Seen::Unclear));
+        let both = || vec![old(), new(1005)];
+        for known in [&["20"][..], &[]] {
+            let seen = later(both(), 1005, known);
+            assert!(
+                matches!(&seen, Seen::Found(found) if *found == id("21")),
+                "{seen:?}"
+            );
+        }
     }
 
     #[test]

@@ -131,7 +131,7 @@ impl PostStep<'_> {
                 // It is told again if it could not be stored the first time.
                 subject
                     .done()
-                    .after(desk.history.memory().untold(subject.id))
+                    .after(desk.history.memory().untold(self.reply))
             }
             Begins::Posted { .. } => subject.ignored(Reason::Duplicate),
             Begins::Clear => {
@@ -177,10 +177,10 @@ impl PostStep<'_> {
             Post::Unbegun
                 if self.reply.replay > 0
                     && !memory.knows_post(&key)
-                    && self.reply.received_at < memory.horizon(Timestamp::now()) =>
+                    && self.round_began() < memory.horizon(Timestamp::now()) =>
             {
                 Begins::InDoubt {
-                    intended_at: self.reply.received_at,
+                    intended_at: self.round_began(),
                     look_at: Instant::now(),
                 }
             }
@@ -208,8 +208,9 @@ impl PostStep<'_> {
             message: &self.reply.message_id,
             intended_at,
             look_at,
+            others: self.other_replies(),
         };
-        let seen = desk.looks.look(desk, me.account, &doubt).await;
+        let (seen, reaches_back_to) = desk.looks.look(desk, me.account, &doubt).await;
 
         let situation = self.situation(Duration::ZERO);
         let happened = match &seen {
@@ -243,13 +244,15 @@ impl PostStep<'_> {
             }
             _ => drop(pass),
         }
-        let result = match seen {
-            Seen::Found(_) => "found",
-            Seen::Absent => "absent",
-            _ => "unclear",
+        let (result, reply_message_id) = match &seen {
+            Seen::Found(id) => ("found", Some(id.clone())),
+            Seen::Absent => ("absent", None),
+            _ => ("unclear", None),
         };
         let looked = subject.outcome(What::Looked {
             result: result.to_owned(),
+            reply_message_id,
+            reaches_back_to,
         });
         desk.history.wrote(&looked);
 
@@ -272,6 +275,18 @@ impl PostStep<'_> {
             (decision, _) => self.dead(decision, why),
         };
         ending.after([looked])
+    }
+
+    /// Since when this reply may have been posted.
+    fn round_began(&self) -> Timestamp {
+        self.reply.again.unwrap_or(self.reply.received_at)
+    }
+
+    /// What the message is known to have been answered with in other rounds, if this is a later one.
+    fn other_replies(&self) -> Option<Vec<MessageId>> {
+        self.reply.again?;
+        let memory = self.desk.history.memory();
+        Some(memory.other_replies(&self.reply.answer_key()))
     }
 
     /// The right to post now, or when to come back for it.

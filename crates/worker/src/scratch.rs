@@ -142,6 +142,7 @@ pub(crate) fn mention() -> Event {
         received_at: now,
         put_back_at: None,
         replay: 0,
+        again: None,
         body: Bytes::from(body),
     }
 }
@@ -158,6 +159,7 @@ pub(crate) fn reply(event: &Event) -> Reply {
         received_at: event.received_at,
         aged_from: event.received_at,
         replay: event.replay,
+        again: event.again,
         text: "chip".to_owned(),
     }
 }

@@ -15,12 +15,8 @@ impl Broker {
     }
 
     /// Says that an event is back, and puts it back into the ask queue. The archive has it already.
-    pub(crate) async fn put_back(&self, event: &Event, reason: &str) -> Result<(), BrokerError> {
+    pub(crate) async fn put_back(&self, event: &Event, replayed: What) -> Result<(), BrokerError> {
         let content = Content::of_event(event);
-        let replayed = What::Replayed {
-            replay: event.replay,
-            reason: reason.to_owned(),
-        };
         let told = self.outcome_message(&content.outcome(replayed, Timestamp::now()));
         self.store(&told).await?;
         let address = Address {
@@ -33,5 +29,12 @@ impl Broker {
             body: content.body,
         })
         .await
+    }
+
+    /// Says that an event of another deployment is taken in, and takes it in.
+    pub(crate) async fn take_in(&self, event: &Event, replayed: What) -> Result<(), BrokerError> {
+        let told = Content::of_event(event).outcome(replayed, Timestamp::now());
+        self.store(&self.outcome_message(&told)).await?;
+        self.publish(event).await
     }
 }

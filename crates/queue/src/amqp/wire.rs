@@ -24,6 +24,9 @@ pub(super) const REPLY: &str = "reply";
 const LONGEST_TYPE: usize = 255;
 /// The header that says when a person last put the job back in.
 pub(super) const PUT_BACK_AT: &str = "put-back-at";
+/// The header that says when a person asked for another answer to a message that was answered. A
+/// release that does not know it sees an event of an answered message, and ignores it.
+pub(super) const AGAIN: &str = "again";
 
 /// What the queue has to remember about a job, beside its content.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -67,6 +70,9 @@ pub(super) fn properties(content: &Content, history: History, is_reply: bool) ->
     }
     if let Some(put_back_at) = content.put_back_at {
         text(PUT_BACK_AT, put_back_at.to_string());
+    }
+    if let Some(again) = content.again {
+        text(AGAIN, again.to_string());
     }
     for (name, value) in [
         ("version", VERSION),
@@ -142,6 +148,7 @@ pub(super) fn read_loosely(
             .unwrap_or(received_at),
         put_back_at: time(&headers, PUT_BACK_AT),
         replay: count(&headers, "replay"),
+        again: time(&headers, AGAIN),
         body: body.to_vec(),
     }
 }

@@ -36,16 +36,28 @@ impl Store {
     }
 
     /// Puts an event back in, and says so, in one transaction.
-    pub(crate) async fn put_back(&self, event: &Event, reason: &str) -> Result<(), StoreError> {
+    pub(crate) async fn put_back(&self, event: &Event, replayed: What) -> Result<(), StoreError> {
         self.refuse_spool().await?;
         let content = Content::of_event(event);
-        let replayed = What::Replayed {
-            replay: event.replay,
-            reason: reason.to_owned(),
-        };
         self.write(move |connection| {
             let now = Timestamp::now();
             records::insert_outcome(connection, &content.outcome(replayed, now))?;
+            rows::insert_job(connection, claims::ASK, &content, now)
+        })
+        .await
+    }
+
+    /// Takes in an event of another deployment, and says so, in one transaction.
+    pub(crate) async fn take_in(&self, event: &Event, replayed: What) -> Result<(), StoreError> {
+        self.refuse_spool().await?;
+        let content = Content::of_event(event);
+        let archived = !self.inner.archive_keep.is_zero();
+        self.write(move |connection| {
+            let now = Timestamp::now();
+            records::insert_outcome(connection, &content.outcome(replayed, now))?;
+            if archived {
+                records::insert_archive(connection, &content)?;
+            }
             rows::insert_job(connection, claims::ASK, &content, now)
         })
         .await

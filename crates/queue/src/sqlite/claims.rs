@@ -620,6 +620,7 @@ fn bury_unreadable(
                 message_id: None,
                 received_at: now,
                 put_back_at: None,
+                again: None,
                 replay: 0,
                 body: row.get(2)?,
             };

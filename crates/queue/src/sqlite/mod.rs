@@ -5,8 +5,11 @@
 mod audit;
 mod claims;
 mod dead;
+mod events;
 pub(crate) mod examine;
+mod forget;
 mod look;
+mod purge;
 mod records;
 mod report;
 mod rows;
@@ -16,14 +19,16 @@ mod writer;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Mutex, watch};
 
 pub(crate) use claims::{SqliteClaim, SqliteClaims};
 pub(crate) use dead::{DeadRead, DeadTaking};
+pub(crate) use events::EventPages;
 pub(crate) use records::{ArchiveRead, OutcomesFollow, OutcomesRead};
 pub(crate) use spool::{Put, SpoolFile, is_passing, salvage};
 use writer::Writer;
@@ -48,9 +53,8 @@ pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(200);
 const LEASE: Duration = Duration::from_secs(15);
 /// How often claims are renewed.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
-/// How often what is too old is removed, and how many rows at once: short transactions.
+/// How often what is too old is removed.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
-const TIDY_ROWS: u32 = 1_000;
 /// A page of a long listing, in rows.
 const PAGE: u32 = 500;
 
@@ -196,6 +200,8 @@ struct Inner {
     bots: Vec<BotName>,
     archive_keep: Duration,
     outcomes_keep: Duration,
+    /// Whether what was removed may still lie in the journal.
+    journal_is_stale: AtomicBool,
     /// For looking whether there is work; SQLite's readers do not wait for its writer.
     looks: Arc<Mutex<Connection>>,
     /// For listings, which may take long.
@@ -276,6 +282,8 @@ impl Store {
             bots,
             archive_keep,
             outcomes_keep,
+            // A process that was killed may have left it so.
+            journal_is_stale: AtomicBool::new(true),
             looks,
             listings,
             written,
@@ -544,6 +552,10 @@ fn prepare(path: &Path, flags: OpenFlags, purpose: Purpose) -> Result<Connection
     connection
         .pragma_update(None, "synchronous", "FULL")
         .map_err(unusable)?;
+    // What is deleted is overwritten: what was forgotten must not lie in the file's free pages.
+    connection
+        .pragma_update(None, "secure_delete", "ON")
+        .map_err(unusable)?;
     create(&connection, purpose).map_err(unusable)?;
     Ok(connection)
 }
@@ -561,6 +573,7 @@ fn create(connection: &Connection, purpose: Purpose) -> rusqlite::Result<()> {
         }
     }
     connection.execute_batch(report::TABLE)?;
+    rows::add_missing_columns(connection)?;
     // A lease that ends later than any can was written before the clock was set back.
     let now = Timestamp::now().as_millisecond();
     let longest = now + i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX / 2);
@@ -580,44 +593,13 @@ fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Removes archived events and outcomes that are older than they are kept, for as long as the
-/// store is used.
+/// Forgets what is too old, for as long as the store is used.
 async fn tidy(inner: std::sync::Weak<Inner>) {
     loop {
         tokio::time::sleep(TIDY_EVERY).await;
         let Some(inner) = inner.upgrade() else { return };
-        let store = Store { inner };
-        let now = Timestamp::now();
-        for (statement, keep) in [
-            (
-                "DELETE FROM archive WHERE seq IN
-                   (SELECT seq FROM archive WHERE received_at < ?1 ORDER BY received_at LIMIT ?2)",
-                store.inner.archive_keep,
-            ),
-            (
-                "DELETE FROM outcomes WHERE seq IN
-                   (SELECT seq FROM outcomes WHERE at < ?1 ORDER BY at LIMIT ?2)",
-                store.inner.outcomes_keep,
-            ),
-        ] {
-            let before = now.as_millisecond() - i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
-            loop {
-                let removed = store
-                    .write(move |connection| {
-                        connection
-                            .prepare_cached(statement)?
-                            .execute(params![before, TIDY_ROWS])
-                    })
-                    .await;
-                match removed {
-                    Ok(removed) if removed == TIDY_ROWS as usize => {}
-                    Ok(_) => break,
-                    Err(error) => {
-                        log::warn!("old records could not be removed: {error}");
-                        break;
-                    }
-                }
-            }
+        if let Err(error) = (Store { inner }).forget().await {
+            log::warn!("old records could not be removed: {error}");
         }
     }
 }

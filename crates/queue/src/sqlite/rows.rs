@@ -10,7 +10,29 @@ use crate::event::BotName;
 
 /// The columns that `jobs`, `dead` and `archive` share, in the order in which [`read_content`] reads them.
 pub(super) const CONTENT: &str =
-    "id, bot, event_type, room_id, message_id, received_at, put_back_at, replay, body";
+    "id, bot, event_type, room_id, message_id, received_at, put_back_at, replay, body, again";
+
+/// The tables with these columns.
+const TABLES: [&str; 3] = ["jobs", "dead", "archive"];
+
+/// Adds the columns that releases before this one did not have. They know nothing of them and go on
+/// using the file beside this one: a row of theirs has none of it, and one of ours is to them a row
+/// like any other.
+pub(super) fn add_missing_columns(connection: &Connection) -> rusqlite::Result<()> {
+    for table in TABLES {
+        if !has_again(connection, table)? {
+            connection.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN again INTEGER"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether this table has the column that was added last.
+pub(super) fn has_again(connection: &Connection, table: &str) -> rusqlite::Result<bool> {
+    connection
+        .prepare("SELECT 1 FROM pragma_table_info(?1) WHERE name = 'again'")?
+        .exists([table])
+}
 
 /// Reads [`CONTENT`] from the row, its first column at `first`.
 pub(super) fn read_content(row: &Row<'_>, first: usize) -> rusqlite::Result<Content> {
@@ -28,12 +50,10 @@ pub(super) fn read_content(row: &Row<'_>, first: usize) -> rusqlite::Result<Cont
             .transpose()
             .map_err(|error| unreadable(first + 4, error))?,
         received_at: time(row, first + 5)?,
-        put_back_at: match row.get::<_, Option<i64>>(first + 6)? {
-            Some(_) => Some(time(row, first + 6)?),
-            None => None,
-        },
+        put_back_at: time_if_any(row, first + 6)?,
         replay: row.get(first + 7)?,
         body: row.get(first + 8)?,
+        again: time_if_any(row, first + 9)?,
     })
 }
 
@@ -59,7 +79,8 @@ pub(super) fn insert(
     let places = vec!["?"; own.len() + CONTENT.split(',').count()].join(", ");
     let room_id = content.room_id.map(|room| room.0.cast_signed());
     let put_back_at = content.put_back_at.map(Timestamp::as_millisecond);
-    let in_order: [&dyn ToSql; 9] = [
+    let again = content.again.map(Timestamp::as_millisecond);
+    let in_order: [&dyn ToSql; 10] = [
         &content.id.to_string(),
         &content.bot.as_str(),
         &content.event_type,
@@ -69,6 +90,7 @@ pub(super) fn insert(
         &put_back_at,
         &content.replay,
         &content.body,
+        &again,
     ];
     let values = own.iter().map(|(_, value)| *value).chain(in_order);
     connection
@@ -82,6 +104,14 @@ pub(super) fn insert(
 /// A time column, in milliseconds.
 pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
     Timestamp::from_millisecond(row.get(column)?).map_err(|error| unreadable(column, error))
+}
+
+/// The same, where it may be empty.
+fn time_if_any(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
+    match row.get::<_, Option<i64>>(column)? {
+        Some(_) => time(row, column).map(Some),
+        None => Ok(None),
+    }
 }
 
 pub(super) fn unreadable(

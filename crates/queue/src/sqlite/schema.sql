@@ -18,7 +18,8 @@ CREATE TABLE jobs (
     received_at INTEGER NOT NULL,
     put_back_at INTEGER,
     replay      INTEGER NOT NULL DEFAULT 0,
-    body        BLOB    NOT NULL            -- the webhook's bytes, or a reply's JSON
+    body        BLOB    NOT NULL,           -- the webhook's bytes, or a reply's JSON
+    again       INTEGER                     -- when a person asked for another answer; also in dead, archive
 ) STRICT;
 CREATE INDEX jobs_due ON jobs (queue, due);
 
@@ -47,7 +48,8 @@ CREATE TABLE dead (
     received_at INTEGER NOT NULL,
     put_back_at INTEGER,
     replay      INTEGER NOT NULL DEFAULT 0,
-    body        BLOB    NOT NULL
+    body        BLOB    NOT NULL,
+    again       INTEGER
 ) STRICT;
 
 -- Every event as it came.
@@ -61,7 +63,8 @@ CREATE TABLE archive (
     received_at INTEGER NOT NULL,
     put_back_at INTEGER,
     replay      INTEGER NOT NULL DEFAULT 0,
-    body        BLOB    NOT NULL
+    body        BLOB    NOT NULL,
+    again       INTEGER
 ) STRICT;
 CREATE INDEX archive_received ON archive (received_at);
 

@@ -308,8 +308,14 @@ fn salvage_into(
     let last = number("SELECT max(seq) FROM spooled")
         .or_else(|_| number("SELECT seq FROM sqlite_sequence WHERE name = 'spooled'"))?;
     let first = number("SELECT min(seq) FROM spooled").unwrap_or(1);
+    // One of an older release may be too damaged to get the column that it lacks.
+    let lacks = !rows::has_again(&connection, "archive").unwrap_or(true);
+    let content = match lacks {
+        true => CONTENT.replace("again", "NULL"),
+        false => CONTENT.to_owned(),
+    };
     let mut statement = connection.prepare(&format!(
-        "SELECT spooled.seq, why, {CONTENT}, becomes FROM spooled LEFT JOIN archive USING (id)
+        "SELECT spooled.seq, why, {content}, becomes FROM spooled LEFT JOIN archive USING (id)
          WHERE spooled.seq = ?1"
     ))?;
     let (mut page, mut bytes) = (Vec::new(), 0);

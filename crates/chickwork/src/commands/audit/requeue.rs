@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use chickwork_queue::Queue;
-use chickwork_queue::audit::Audit;
+use chickwork_queue::audit::{Audit, PutBack};
 use chickwork_queue::event::{Event, EventId};
+use chickwork_queue::outcome::By;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use jiff::Timestamp;
 use tokio::time::{MissedTickBehavior, interval};
@@ -151,7 +152,15 @@ impl Requeue {
                 let Some(replay) = left.remove(&event.id) else {
                     continue;
                 };
-                let put_back = queue.put_back(event, replay, &self.reason);
+                let put_back = {
+                    let put_back = PutBack {
+                        replay,
+                        reason: &self.reason,
+                        by: By::AUDIT,
+                        again: None,
+                    };
+                    queue.put_back(event, put_back)
+                };
                 let put_back = tokio::select! {
                     put_back = put_back => put_back,
                     () = shutdown.deadline() => break 'all End::Stopped,

@@ -53,6 +53,11 @@ impl Story {
     fn line(&mut self, outcome: &Outcome) -> Option<String> {
         let failure = self.failure.take();
         let line = match &outcome.what {
+            // The mention itself has been printed.
+            What::Received { .. } => {
+                self.failure = failure;
+                return None;
+            }
             What::Asked { result, .. } if result == ANSWERED => return None,
             What::Asked { result, .. } if result == NO_ANSWER => {
                 // And yet it goes on as it should, with the friendly line.
@@ -88,7 +93,7 @@ impl Story {
                 };
                 format!("{why}; {next} {}", when(outcome.at, *until))
             }
-            What::Looked { result } => match result.as_str() {
+            What::Looked { result, .. } => match result.as_str() {
                 "found" => "looked: it is there".to_owned(),
                 "absent" => {
                     self.in_doubt = false;
@@ -152,6 +157,7 @@ mod tests {
                     bot: BotName::default(),
                     room_id: None,
                     message_id: None,
+                    again: None,
                     what: match what.clone() {
                         // In these tests a time is a number of seconds from now on.
                         What::Later {
@@ -180,6 +186,8 @@ mod tests {
             millis: 1,
             result: result.to_owned(),
             sender: AccountId(1),
+            question: None,
+            answer: None,
         }
     }
 
@@ -222,6 +230,8 @@ mod tests {
     fn looked(result: &str) -> What {
         What::Looked {
             result: result.to_owned(),
+            reply_message_id: None,
+            reaches_back_to: None,
         }
     }
 
