@@ -1,0 +1,281 @@
+//! `chickwork replay`: events are put back in, from the archive, from the dead letters, or from an exported
+//! file. What is answered is left alone, and what waits is, so the same replay can be run again and again.
+//!
+//! Read on in this order: what is chosen (`found`), what is decided (`plan`), and then the ways to go.
+
+mod found;
+mod into;
+mod plan;
+mod put_back;
+
+use std::collections::HashSet;
+
+use chickwork_queue::Location;
+use chickwork_queue::event::EventId;
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
+use jiff::Timestamp;
+
+use self::found::{Choosing, Found, Source};
+use self::plan::Wish;
+use super::audit;
+use super::dead::{on_queue, take};
+use crate::choice;
+use crate::command_line;
+use crate::commands::{Call, Order};
+use crate::consent::Consent;
+use crate::filter;
+use crate::settings::parse::{self, Rate};
+use crate::settings::read::{Mistakes, Reader};
+use crate::settings::{MAX_AGE, OperatorSettings, Role, WEBHOOK_TOKEN};
+use crate::words;
+
+const ROLES: &[Role] = &[Role::Operator, Role::Replay];
+/// What stands in the outcomes unless a reason is given.
+const USUAL_REASON: &str = "replay";
+
+const NOTES: &str = "\
+What becomes of an event depends on where it stands:
+  answered     left alone; with --again answered once more
+  waiting      left alone
+  unexplained  put back, to be asked about; so is what is open, of which a broker
+               cannot tell whether it waits: a message is answered once all the same
+  dead         its dead letter is put back where it was given up; what nobody understands
+               is left alone unless its id is given
+  dropped      left alone unless chosen by --state dropped or by its id
+  ignored      left alone, as it would be ignored again; what was ignored for a while (flood,
+               room_closed, nothing_to_say, ignored_account) is put back if chosen by
+               --state ignored or by its id
+What is older than CHICKWORK_MAX_AGE is left alone without --ignore-age. Of several events about
+one message one is put back. Every event keeps its id.
+
+First you are told what will happen, then you are asked, unless --yes. The id of each event is
+printed when it is back. Ctrl-C stops between two events; the same command goes on from there, and
+run again it says nothing twice. Exits 0 when everything was put back that was to be, else 1.
+
+--again answers messages that have a reply already ONCE MORE, and posts uncertain replies without
+looking for them. It begins a round; --again=TIME goes on with the one that was begun then.
+
+--from FILE takes a file of `chickwork events export`, or - for the standard input. Events that are
+not known here are received anew, as far as they were not answered and did not wait where they were
+exported (--state waiting takes those in, too); of the others counts what is known here.
+
+--into URL sends the original bytes of what is chosen, signed with CHATWORK_WEBHOOK_TOKEN, to another
+ingress, whatever became of them. The queue is not changed. A refusal ends it.
+
+--json prints, for each event that is put back (with --dry-run, for each chosen): id, bot, type,
+room_id, message_id, received_at, state, why, plan (put_back, retry, again, take_in or skip) and
+reason (why it is skipped).
+
+Examples:
+  chickwork replay --since 12h --dry-run
+  chickwork replay --since 12h --ignore-age --reason 'SimSimi was down all night'
+  chickwork replay --from dead --all --rate 2/1s --yes
+  chickwork replay --room 123 --since 1h --into http://127.0.0.1:8080/webhook
+  chickwork replay --from events.jsonl --all";
+
+pub(crate) fn command() -> Command {
+    let switch = |name: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .action(ArgAction::SetTrue)
+            .help(help)
+    };
+    command_line::command(
+        "replay",
+        "Puts events back in, from the archive, the dead letters or a file; answers nothing twice",
+        ROLES,
+    )
+    .args(choice::flags())
+    .mut_arg("limit", |arg| {
+        arg.help("Puts back at most so many, the oldest ones")
+    })
+    .arg(
+        switch("all", "All there are")
+            .help_heading(filter::HEADING)
+            .conflicts_with_all(choice::CHOICES),
+    )
+    .group(
+        ArgGroup::new("which")
+            .args(choice::CHOICES)
+            .arg("all")
+            .multiple(true)
+            .required(true),
+    )
+    .arg(
+        Arg::new("from")
+            .long("from")
+            .value_name("SOURCE")
+            .default_value("archive")
+            .value_parser(source)
+            .help("Where the events are: archive, dead, or a file of `events export` (-: standard input)"),
+    )
+    .arg(
+        Arg::new("into")
+            .long("into")
+            .value_name("URL")
+            .value_parser(parse::url)
+            .conflicts_with_all(["again", "ignore-age"])
+            .help("Sends them to another ingress instead of putting them back"),
+    )
+    .arg(
+        Arg::new("again")
+            .long("again")
+            .value_name("TIME")
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("now")
+            .value_parser(round)
+            .help("Answers once more what is answered; with a time, goes on with the round that was begun then"),
+    )
+    .arg(switch("ignore-age", "Puts back what is older than CHICKWORK_MAX_AGE, too"))
+    .arg(
+        Arg::new("reason")
+            .long("reason")
+            .value_name("TEXT")
+            .value_parser(take::reason)
+            .default_value(USUAL_REASON)
+            .help("Why; kept in the outcomes of each event"),
+    )
+    .arg(
+        Arg::new("rate")
+            .long("rate")
+            .value_name("RATE")
+            .value_parser(parse::rate)
+            .default_value("10/1s")
+            .help("At most so many in so much time"),
+    )
+    .arg(switch("dry-run", "Says what would happen to each, and ends"))
+    .arg(Consent::flag())
+    .arg(switch("json", "Prints one JSON object a line"))
+    .after_help(NOTES)
+}
+
+pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
+    let flags = &call.flags;
+    let now = Timestamp::now();
+    let mut reader = Reader::new(&call.given, ROLES);
+    let settings = OperatorSettings::read(&mut reader);
+    let max_age = reader.get(&MAX_AGE);
+    // The token is needed only to send, and so missed only then.
+    let sent = match flags.get_one::<String>("into") {
+        Some(url) => reader
+            .require(&WEBHOOK_TOKEN)
+            .map(|tokens| Some((url.clone(), tokens))),
+        None => Some(None),
+    };
+    let read = settings.zip(max_age).zip(sent);
+    let ((OperatorSettings { logging, queue }, max_age), sent) = reader.finish(read)?;
+
+    let choosing = Choosing {
+        source: flags
+            .get_one::<Source>("from")
+            .expect("it has a default")
+            .clone(),
+        choice: choice::of(flags, now),
+        states: choice::states(flags),
+        on_broker: matches!(queue.location, Location::Amqp(_)),
+        kept_since: audit::oldest_kept(&queue, now),
+    };
+    let limit = choice::limit(flags);
+    let rate: Rate = *flags.get_one("rate").expect("it has a default");
+    let dry_run = flags.get_flag("dry-run");
+    let consent = Consent::of(flags);
+    let json = flags.get_flag("json");
+    let Some((url, tokens)) = sent else {
+        let errand = put_back::Errand {
+            choosing,
+            wish: wish(flags, max_age, now),
+            limit,
+            reason: flags
+                .get_one::<String>("reason")
+                .expect("it has a default")
+                .clone(),
+            rate,
+            dry_run,
+            consent,
+            json,
+        };
+        let work = on_queue(queue, async move |queue| errand.run(queue).await);
+        return Ok(Order {
+            logging,
+            work: Box::pin(work),
+        });
+    };
+    let needs_no_queue = matches!(choosing.source, Source::File(_));
+    let errand = into::Errand {
+        choosing,
+        url,
+        token: tokens.first,
+        limit,
+        rate,
+        dry_run,
+        consent,
+        json,
+    };
+    let work = async move {
+        if needs_no_queue {
+            return errand.run(None).await;
+        }
+        on_queue(queue, async move |queue| errand.run(Some(queue)).await).await
+    };
+    Ok(Order {
+        logging,
+        work: Box::pin(work),
+    })
+}
+
+fn wish(flags: &ArgMatches, max_age: std::time::Duration, now: Timestamp) -> Wish {
+    let again = flags.get_one::<Round>("again");
+    Wish {
+        again: again.map(|round| match round {
+            Round::New => put_back::whole_milliseconds(now),
+            Round::Begun(then) => *then,
+        }),
+        ignore_age: flags.get_flag("ignore-age"),
+        max_age,
+        states: choice::states(flags),
+        now,
+    }
+}
+
+/// A round of answering once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Round {
+    /// Begun by this command.
+    New,
+    /// Begun then, and gone on with.
+    Begun(Timestamp),
+}
+
+fn round(text: &str) -> Result<Round, String> {
+    match text {
+        "now" => Ok(Round::New),
+        text => match text.parse::<Timestamp>() {
+            Ok(then) if then > Timestamp::now() => Err("is in the future".to_owned()),
+            Ok(then) => Ok(Round::Begun(then)),
+            Err(_) => Err(
+                "is no time such as `2026-11-24T08:00:00.123Z`, which the command that was stopped has told"
+                    .to_owned(),
+            ),
+        },
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "so clap wants it")]
+fn source(text: &str) -> Result<Source, String> {
+    Ok(match text {
+        "archive" => Source::Archive,
+        "dead" => Source::Dead,
+        path => Source::File(path.to_owned()),
+    })
+}
+
+/// Says which of the named events are not there. True if there are none such.
+fn tell_of_missing(named: &[EventId], found: &[Found]) -> bool {
+    let found: HashSet<EventId> = found.iter().map(|event| event.id).collect();
+    let missing: Vec<_> = named.iter().filter(|id| !found.contains(id)).collect();
+    for id in &missing {
+        words::tell(format_args!("There is no such event: {id}."));
+    }
+    missing.is_empty()
+}
