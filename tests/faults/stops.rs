@@ -236,7 +236,7 @@ pub(super) async fn posting_goes_on_when_the_one_that_posts_freezes_and_thaws(
         let posts = whose_turn(workers, &[0, 0, 0]).await?;
         talk_on().await;
         let before = turns(workers);
-        workers[posts].freeze()?;
+        workers[posts].freeze_between_writes().await?;
         let successor = handed_over(sandbox, workers, &before).await?;
         ensure!(successor != posts, "it is frozen");
         workers[posts].thaw()?;
@@ -378,7 +378,7 @@ pub(super) async fn what_is_interrupted_is_given_back_and_nothing_is_counted(
     const INTERRUPTIONS: usize = 11;
     let mut bot = Plan::on(kind)?
         .workers(1)
-        .with("CHICKWORK_DRAIN", "1s")
+        .with("CHICKWORK_DRAIN", Interruption::EndOfDrain.drain())
         .unlimited()
         .start()
         .await?;
@@ -391,15 +391,19 @@ pub(super) async fn what_is_interrupted_is_given_back_and_nothing_is_counted(
         messages.push(bot.mention_in(room, AccountId(2_100_000), &text).await?);
     }
     for round in 1..=INTERRUPTIONS {
+        let by = match round % 2 {
+            0 => Interruption::SecondSignal,
+            _ => Interruption::EndOfDrain,
+        };
+        if round > 1 {
+            start_to_be_interrupted(&mut bot.workers[0], by)?;
+        }
         let asked = |ledger: &Ledger| ledger.asked.len() >= round * messages.len();
         ensure!(
-            bot.sandbox.until(stage::SOON, asked).await,
+            bot.sandbox.until(IN_THE_END, asked).await,
             "not asked about in round {round}"
         );
-        interrupt(&mut bot.workers[0], round % 2 == 0).await?;
-        if round < INTERRUPTIONS {
-            bot.workers[0].start()?;
-        }
+        interrupt(&mut bot.workers[0], by).await?;
     }
     let queue = bot.queue().await?;
     let mut asks = queue.claim_asks(3);
@@ -414,16 +418,16 @@ pub(super) async fn what_is_interrupted_is_given_back_and_nothing_is_counted(
     bot.sandbox.heal();
     bot.sandbox
         .break_down(silent(Service::Chatwork, Call::Post));
-    bot.workers[0].start()?;
+    start_to_be_interrupted(&mut bot.workers[0], Interruption::SecondSignal)?;
     let posting = |ledger: &Ledger| {
         let posts = ledger.calls.iter();
         posts.filter(|call| call.call == Some(Call::Post)).count() >= messages.len()
     };
     ensure!(
-        bot.sandbox.until(stage::SOON, posting).await,
+        bot.sandbox.until(IN_THE_END, posting).await,
         "nothing is being posted"
     );
-    interrupt(&mut bot.workers[0], true).await?;
+    interrupt(&mut bot.workers[0], Interruption::SecondSignal).await?;
     let mut posts = queue.claim_posts(&BotName::default(), 3);
     for _ in &messages {
         let claim = next(&mut posts).await?;
@@ -438,10 +442,32 @@ pub(super) async fn what_is_interrupted_is_given_back_and_nothing_is_counted(
     bot.end().await
 }
 
+/// What ends the patience with which a stopping process finishes what it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Interruption {
+    EndOfDrain,
+    SecondSignal,
+}
+
+impl Interruption {
+    /// `CHICKWORK_DRAIN`: over soon, or not before the second signal.
+    fn drain(self) -> &'static str {
+        match self {
+            Self::EndOfDrain => "1s",
+            Self::SecondSignal => "120s",
+        }
+    }
+}
+
+fn start_to_be_interrupted(server: &mut Server, by: Interruption) -> anyhow::Result<()> {
+    server.set("CHICKWORK_DRAIN", by.drain());
+    server.start()
+}
+
 /// Stops a process that cannot finish what it holds.
-async fn interrupt(server: &mut Server, impatient: bool) -> anyhow::Result<()> {
+async fn interrupt(server: &mut Server, by: Interruption) -> anyhow::Result<()> {
     server.terminate()?;
-    if impatient {
+    if by == Interruption::SecondSignal {
         server.not_ready("stopping").await?;
         server.terminate()?;
     }

@@ -14,7 +14,7 @@ use anyhow::{Context, bail, ensure};
 use tokio::process::{Child, Command};
 
 use crate::rabbitmq::signal;
-use crate::stage::{SOON, within};
+use crate::stage::{self, SOON, within};
 
 /// How long to wait before another program is asked again: there is nothing to be told by.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
@@ -213,9 +213,22 @@ impl Server {
         self.signal(libc::SIGTERM)
     }
 
-    /// Freezes it.
+    /// Freezes it, wherever it is. In the middle of a write it keeps everybody from writing to a file:
+    /// see [`Server::freeze_between_writes`].
     pub fn freeze(&mut self) -> anyhow::Result<()> {
         self.signal(libc::SIGSTOP)
+    }
+
+    /// Freezes it at a moment at which it keeps nobody from writing.
+    pub async fn freeze_between_writes(&mut self) -> anyhow::Result<()> {
+        let queue = self.environment["CHICKWORK_QUEUE"].clone();
+        loop {
+            self.freeze()?;
+            if stage::can_be_written_to(&queue).await? {
+                return Ok(());
+            }
+            self.thaw()?;
+        }
     }
 
     /// Lets it go on as if nothing had happened.

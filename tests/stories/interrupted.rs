@@ -95,7 +95,7 @@ pub(super) async fn who_is_frozen_in_mid_post_does_not_post_when_it_wakes(
     slow_answer(&bot, Duration::from_secs(5));
     let message = bot.mention("echo frozen").await?;
     in_the_room(&bot, &message).await;
-    bot.workers[poster].freeze()?;
+    bot.workers[poster].freeze_between_writes().await?;
     let second = bot
         .mention_in(RoomId(300_000_001), SOMEBODY, "echo meanwhile")
         .await?;
