@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chickwork_chatwork::id::{AccountId, RoomId};
-use chickwork_chatwork::notation;
-use chickwork_chatwork::webhook::{Message, Webhook};
+use chickwork_chatwork::webhook::Message;
 use chickwork_clients::simsimi::{Answer, AskError};
 use chickwork_queue::Claim;
 use chickwork_queue::event::{AnswerKey, Event, EventId};
@@ -14,11 +13,12 @@ use chickwork_queue::outcome::What;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use crate::compose::{self, NotHeard};
 use crate::decide::{Decision, Happened, Situation, decide};
-use crate::desk::{Desk, Ending, Held, PAUSED, Subject, called, until_resumed};
+use crate::desk::{Desk, Ending, Held, Subject, called, until_resumed};
 use crate::history::{ANSWERED, Answered, History, NO_ANSWER};
 use crate::pause::Gate;
-use crate::understand::{self, Reason};
+use crate::understand::Reason;
 
 /// An event of a bot that somebody else works for: that worker gets it, or we see it again.
 const ANOTHER_BOT: Duration = Duration::from_secs(60);
@@ -79,20 +79,20 @@ async fn consider(
         Ok(me) => me,
         Err(why) => return subject.not_yet(BEING_ASKED, why),
     };
-    let webhook = match Webhook::parse(&event.body) {
-        Ok(webhook) => webhook,
-        Err(malformed) => return subject.dead(Cause::Malformed, None, malformed),
+    let heard = match compose::hear(&event.body, &me, &desk.settings.ignore_accounts) {
+        Ok(heard) => heard,
+        Err(NotHeard::Malformed(malformed)) => {
+            return subject.dead(Cause::Malformed, None, malformed);
+        }
+        Err(NotHeard::Ignored(reason)) => return subject.ignored(reason),
     };
-    let message = match understand::for_us(&webhook.happening, &me, &desk.settings.ignore_accounts)
-    {
-        Ok(message) => message,
-        Err(reason) => return subject.ignored(reason),
-    };
+    let message = &heard.message;
 
     let key = AnswerKey {
         bot: event.bot.clone(),
         room_id: message.room_id,
         message_id: message.message_id.clone(),
+        again: event.again,
     };
     hands.held = desk.asking.hold(&key);
     if hands.held.is_none() {
@@ -109,7 +109,7 @@ async fn consider(
         Answered::ByAnother => return subject.ignored(Reason::Duplicate),
     }
 
-    let aged_from = aged_from(event, webhook.event_time);
+    let aged_from = aged_from(event, heard.event_time);
     let situation = situation(desk, job, aged_from);
     if situation.left.is_zero() {
         let error = desk
@@ -135,22 +135,30 @@ async fn consider(
         }
     }
 
-    let Some(question) = understand::question(message, &me) else {
-        let decision = decide(Happened::NothingToAsk, &situation);
+    let say = |answer: Option<&Answer>, situation: &Situation| {
+        let fallback = desk.settings.fallback.as_deref();
+        let text = compose::reply(message, answer, situation, fallback)?;
+        Some(reply(event, message, aged_from, text))
+    };
+    let Some(question) = &heard.question else {
+        let said = say(None, &situation);
         // Nobody was asked, so no line in the log tells other processes: each of them counts for
         // itself what it answers in this way. It costs nothing, and ends bot loops all the same.
         if let Some(reservation) = &mut hands.reservation {
-            reservation.used = decision == Decision::SayFallback;
+            reservation.used = said.is_some();
         }
-        return say_fallback(desk, event, message, aged_from, subject, decision);
+        return said_or_silent(subject, said);
     };
     let pass = match desk.ask_pause.gate(Instant::now()) {
         Gate::Open(pass) => pass,
-        Gate::Closed(rest) => return subject.not_yet(until_resumed(rest, &situation), PAUSED),
+        Gate::Closed(rest) => {
+            let wait = until_resumed(rest, &situation);
+            return subject.not_yet(wait, desk.ask_pause.reason());
+        }
     };
 
     let begun = Instant::now();
-    let answer = desk.simsimi.ask(&question).await;
+    let answer = desk.simsimi.ask(question).await;
     let took = begun.elapsed();
     called("simsimi", simsimi_result(&answer), took);
     let asked = subject.outcome(What::Asked {
@@ -161,22 +169,22 @@ async fn consider(
             Err(error) => error.to_string(),
         },
         sender: message.author,
+        question: Some(question.clone()),
+        answer: match &answer {
+            Ok(Answer::Said(words)) => Some(words.clone()),
+            Ok(Answer::NothingToSay) | Err(_) => None,
+        },
     });
     let situation = self::situation(desk, job, aged_from);
     let ending = match &answer {
         Ok(answer) => {
             pass.welcome();
-            match (decide(Happened::Answered(answer), &situation), answer) {
-                (Decision::Say, Answer::Said(words)) => {
-                    subject.next(reply(event, message, aged_from, words))
-                }
-                (decision, _) => say_fallback(desk, event, message, aged_from, subject, decision),
-            }
+            said_or_silent(subject, say(Some(answer), &situation))
         }
         Err(error) => match decide(Happened::AskFailed(error), &situation) {
             Decision::Pause => {
                 let rest = pass.unwelcome(error, Instant::now());
-                subject.not_yet(until_resumed(rest, &situation), PAUSED)
+                subject.not_yet(until_resumed(rest, &situation), desk.ask_pause.reason())
             }
             Decision::Again(wait) => subject.again(wait, error),
             decision => dead(subject, decision, error.to_string()),
@@ -204,21 +212,14 @@ fn situation(desk: &Desk, job: &Job, aged_from: Timestamp) -> Situation {
     }
 }
 
-fn say_fallback(
-    desk: &Desk,
-    event: &Event,
-    message: &Message,
-    aged_from: Timestamp,
-    subject: &Subject,
-    decision: Decision,
-) -> Ending {
-    match (&desk.settings.fallback, decision) {
-        (Some(line), Decision::SayFallback) => subject.next(reply(event, message, aged_from, line)),
-        _ => subject.ignored(Reason::NothingToSay),
+fn said_or_silent(subject: &Subject, reply: Option<Reply>) -> Ending {
+    match reply {
+        Some(reply) => subject.next(reply),
+        None => subject.ignored(Reason::NothingToSay),
     }
 }
 
-fn reply(event: &Event, message: &Message, aged_from: Timestamp, words: &str) -> Reply {
+fn reply(event: &Event, message: &Message, aged_from: Timestamp, text: String) -> Reply {
     Reply {
         id: event.id,
         bot: event.bot.clone(),
@@ -229,7 +230,8 @@ fn reply(event: &Event, message: &Message, aged_from: Timestamp, words: &str) ->
         received_at: event.received_at,
         aged_from,
         replay: event.replay,
-        text: notation::reply(message.author, message.room_id, &message.message_id, words),
+        again: event.again,
+        text,
     }
 }
 
@@ -353,6 +355,7 @@ mod tests {
                 received_at: at(received),
                 put_back_at: put_back.map(at),
                 replay: 0,
+                again: None,
                 body: Bytes::new(),
             };
             assert_eq!(

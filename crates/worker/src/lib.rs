@@ -6,13 +6,15 @@
 //! - [`Worker`]: the two loops, start and stop;
 //! - `ask` and `post`: the two steps, each from a claim to its settlement;
 //! - `decide`: the policy, one pure function with its table of cases;
-//! - `understand`: which messages are for us; `look`: whether a reply is in its room;
+//! - `understand`: which messages are for us; `compose`: what is said to one, for the ask step and for
+//!   [`Rehearsal`] alike; `look`: whether a reply is in its room;
 //! - `history`: what was written down about earlier posts, by whomever, and so what must not be
 //!   done again;
 //! - `limits` and `pause`: when a service may be called at all; `who`: the bot's account and name;
 //! - `desk`: what the steps share, and how a claim is settled.
 
 mod ask;
+mod compose;
 mod decide;
 mod desk;
 mod history;
@@ -20,6 +22,7 @@ mod limits;
 mod look;
 mod pause;
 mod post;
+mod rehearse;
 #[cfg(test)]
 mod scratch;
 mod understand;
@@ -33,6 +36,9 @@ use chickwork_queue::event::BotName;
 
 pub use crate::limits::{Left, Limit};
 pub use crate::pause::Paused;
+pub use crate::rehearse::{End, Rehearsal, Rehearsed};
+pub use crate::understand::is_for_us;
+pub use crate::who::Me;
 pub use crate::worker::{Broken, Readiness, State, Stopped, View, Worker};
 
 /// How a worker works.

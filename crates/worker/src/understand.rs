@@ -73,6 +73,12 @@ pub(crate) fn for_us<'a>(
     }
 }
 
+/// Whether what happened is about a message that is for the bot, by the judgement of its worker. A
+/// message that was read in a room, and not told by a webhook, is taken for a `message_created`.
+pub fn is_for_us(happening: &Happening, me: &Me, ignored: &[AccountId]) -> bool {
+    for_us(happening, me, ignored).is_ok()
+}
+
 /// What to ask, or nothing if nothing is left of the message.
 pub(crate) fn question(message: &Message, me: &Me) -> Option<String> {
     let said = notation::what_was_said(&message.body, &[me.name.as_str()]);

@@ -21,11 +21,11 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// The bot's account and name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Me {
+pub struct Me {
     /// Its account.
-    pub(crate) account: AccountId,
+    pub account: AccountId,
     /// Its display name, which people's clients write behind its To tag.
-    pub(crate) name: String,
+    pub name: String,
 }
 
 /// What is known about the bot.
