@@ -1,10 +1,12 @@
 //! The promises of the queue (see `docs/architecture.md`), as one list of stories that is told to
 //! both back ends. A new promise goes into [`stories`] first, one about looking at the queue into
-//! [`inspection`]; what only a broker or a file can do to us is in [`broker`] and [`file`], how a file
+//! [`inspection`] or [`events`]; what only a broker or a file can do to us is in [`broker`] and [`file`], how a file
 //! stands in for a broker in [`spool`].
 
 mod broker;
+mod events;
 mod file;
+mod forgetting;
 mod inspection;
 mod spool;
 mod stories;
@@ -102,5 +104,29 @@ conformance! {
             a_queue_is_examined_without_a_trace,
         ],
         alone: [],
+    }
+    forgetting {
+        shared: [
+            what_was_archived_for_its_time_is_forgotten_although_nothing_new_comes,
+            what_is_not_archived_for_long_is_still_there,
+        ],
+        alone: [],
+    }
+    events {
+        shared: [
+            events_are_listed_newest_first_and_no_more_than_asked_for,
+            events_are_chosen_by_each_thing_that_is_known_of_them,
+            where_an_event_stands_is_told,
+            what_waits_nowhere_is_unexplained,
+            an_event_that_was_archived_twice_is_listed_once,
+            a_story_is_told_from_the_first_line_to_the_last,
+            the_stories_of_a_message_are_those_of_every_event_about_it,
+            a_story_is_told_of_what_is_not_in_the_archive,
+            events_are_listed_to_an_end_while_others_write,
+            more_events_than_are_held_at_once_are_listed_in_order,
+        ],
+        alone: [
+            events_and_stories_are_read_after_a_crash_of_the_store,
+        ],
     }
 }

@@ -12,6 +12,7 @@ use chickwork_queue::event::BotName;
 use chickwork_queue::spool::{Spool, SpoolSettings};
 use chickwork_queue::{Location, Publisher, Queue};
 use chickwork_worker::Worker;
+use tokio::task::JoinHandle;
 
 use crate::admin::{Admin, Stores};
 use crate::figures;
@@ -44,6 +45,8 @@ pub(crate) struct Roles {
     ingress: Option<Ingress>,
     worker: Option<Worker>,
     reporting: Reporting,
+    /// Ends with the process.
+    forgetting: JoinHandle<()>,
     shutdown: Shutdown,
 }
 
@@ -173,6 +176,15 @@ impl Roles {
         )?;
         log::info!("admin port on http://{}", admin.address());
         let reporting = Reporting::start(queue.clone(), sources);
+        let forgetting = tokio::spawn({
+            let (queue, takes_webhooks) = (queue.clone(), ingress.is_some());
+            async move {
+                // Once is enough, and a worker has no right to write to the archive.
+                if takes_webhooks {
+                    queue.keep_forgetting().await;
+                }
+            }
+        });
         Ok(Some(Self {
             queue,
             spool,
@@ -180,6 +192,7 @@ impl Roles {
             ingress,
             worker,
             reporting,
+            forgetting,
             shutdown,
         }))
     }
@@ -238,8 +251,10 @@ impl Roles {
             ingress,
             worker,
             reporting,
+            forgetting,
             shutdown,
         } = self;
+        forgetting.abort();
         let ingress = async {
             if let Some(ingress) = ingress {
                 ingress.stop(shutdown.deadline()).await;

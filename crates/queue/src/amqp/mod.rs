@@ -7,7 +7,9 @@ mod claims;
 mod connection;
 mod copies;
 mod dead;
+mod events;
 pub(crate) mod examine;
+mod forget;
 mod greeting;
 mod letters;
 mod publish;
@@ -19,6 +21,7 @@ pub(crate) mod users;
 mod wire;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool_lapin::lapin;
@@ -31,17 +34,18 @@ pub(crate) use claims::{AmqpClaim, AmqpClaims};
 use connection::Connections;
 use copies::{Copies, Unwritten, WithoutExchange};
 use dead::Burial;
+pub(crate) use events::EventPages;
 use publish::{Address, Message, Publishing, Routing};
 pub(crate) use stream::{ArchiveRead, OutcomesFollow, OutcomesRead};
 pub(crate) use taking::DeadTaking;
 use topology::{Destination, Names, Topology};
 use wire::History;
 
-use crate::Settings;
 use crate::content::Content;
 use crate::event::{BotName, Event};
 use crate::job::{Cause, Settlement, Step};
 use crate::outcome::{Outcome, What};
+use crate::{Settings, Stored};
 
 /// How long a polite goodbye to the broker may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
@@ -145,6 +149,9 @@ struct Inner {
     names: Names,
     bots: Vec<BotName>,
     archived: bool,
+    archive_keep: Duration,
+    /// Bytes of events that went to the archive since it was last turned over.
+    copied: AtomicU64,
     connections: Arc<Connections>,
     publishing: Publishing,
     copies: Copies,
@@ -162,6 +169,8 @@ impl Broker {
             names,
             bots: settings.bots.clone(),
             archived: !settings.archive_keep.is_zero(),
+            archive_keep: settings.archive_keep,
+            copied: AtomicU64::new(0),
             publishing: Publishing::new(connections.clone()),
             copies: Copies::start(connections.clone(), WithoutExchange::Wait),
             letters: Copies::start(connections.clone(), WithoutExchange::GiveUp),
@@ -237,6 +246,7 @@ impl Broker {
         } else {
             Routing::Optional
         };
+        self.count_copy(event.body.len());
         let reason = reason.to_owned();
         let outcome = content.outcome(What::Ignored { reason }, Timestamp::now());
         let told = self.outcome_message(&outcome);
@@ -244,7 +254,12 @@ impl Broker {
         self.store_in_turn(&in_turn).await
     }
 
+    fn count_copy(&self, bytes: usize) {
+        self.inner.copied.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     fn copy(&self, event: &Event, properties: &BasicProperties) {
+        self.count_copy(event.body.len());
         let address = Address {
             exchange: self.names().events(),
             key: event.routing_key(),
@@ -288,6 +303,14 @@ impl Broker {
     /// Writes an outcome some time soon.
     pub(crate) fn record(&self, outcome: &Outcome) {
         self.inner.copies.send(self.outcome_message(outcome));
+    }
+
+    /// Writes some time soon that an event was received, unless what tells more about it might be lost
+    /// for that.
+    pub(crate) fn received(&self, event: &Event, stored: Stored, forwarded_at: Option<Timestamp>) {
+        let received = Outcome::received(event, stored, forwarded_at);
+        let message = self.outcome_message(&received);
+        self.inner.copies.send_if_there_is_room(message);
     }
 
     fn outcome_message(&self, outcome: &Outcome) -> Message {

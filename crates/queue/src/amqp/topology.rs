@@ -33,8 +33,8 @@ const _: () = assert!((1 << LEVELS) > Settlement::LONGEST_DELAY.as_secs());
 const VHOST: &str = "/";
 /// Out of reach, on every queue. Never -1: RabbitMQ 3.10 buries at the first return then.
 const DELIVERY_LIMIT: i64 = 1_000_000_000;
-/// A stream forgets whole segments only, so they are small: a quiet bot forgets too.
-const SEGMENT_BYTES: i64 = 1_000_000;
+/// A stream forgets whole segments only, so they are small; see [`super::forget`] for quiet bots.
+pub(super) const SEGMENT_BYTES: i64 = 1_000_000;
 /// How much the log of dead letters may hold. Letters that it has lost are found in the queue itself.
 const LETTERS_BYTES: i64 = 200_000_000;
 /// The memory of what was posted has to reach back this far: the longest `CHICKWORK_MAX_AGE` and a

@@ -21,7 +21,7 @@ pub enum BrokerRole {
     Ingress,
     /// Claims jobs and settles them.
     Worker,
-    /// Looks at everything, and puts back or drops what was given up.
+    /// Looks at everything, puts back or drops what was given up, and puts in what was missed.
     Operator,
 }
 
@@ -147,9 +147,11 @@ fn rights(role: BrokerRole, names: &Names, bots: &[BotName]) -> Rights {
         BrokerRole::Operator => Rights {
             // A queue of this name tells others that somebody goes through the dead letters.
             configure: vec![names.dead_pass()],
-            // What is put back goes by the way in if it was archived, and as due if it was dead.
+            // What is put back goes by the way in if it was archived, and as due if it was dead. What
+            // was never received, and is recovered, is archived as well.
             write: vec![
                 names.way_in(),
+                names.events(),
                 names.due(),
                 names.outcomes(),
                 names.letters(),
@@ -269,7 +271,10 @@ mod tests {
 
         let operator = permission(BrokerRole::Operator);
         assert_eq!(operator["configure"], r"^a\.b\.(dead\.pass)$");
-        assert_eq!(operator["write"], r"^a\.b\.(in|due|outcomes|letters)$");
+        assert_eq!(
+            operator["write"],
+            r"^a\.b\.(in|events|due|outcomes|letters)$"
+        );
         assert_eq!(operator["read"], r"^a\.b\.(dead|letters|archive|outcomes)$");
     }
 }

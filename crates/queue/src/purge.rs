@@ -1,0 +1,216 @@
+//! Forgetting on request: what is kept of a room, or of one message, before its time is up.
+//!
+//! A file forgets it for real. What proves what became of an event stays, as it says nothing of what was
+//! written: so nothing is answered twice, and an audit can still explain everything. A broker's streams
+//! cannot forget single messages; there only dead letters can be dropped, and [`Kept::until`] says when
+//! the rest is gone.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use chickwork_chatwork::id::{MessageId, RoomId};
+use jiff::Timestamp;
+
+use crate::dead::DeadLetter;
+use crate::event::{BotName, EventId};
+use crate::outcome::What;
+use crate::{Backend, Queue, QueueError};
+
+/// Longer than it takes one process to fill a segment of the outcomes with its reports, twice.
+const OUTCOMES_OUTLAST: Duration = Duration::from_secs(6 * 3600);
+
+/// Of what everything is to be forgotten.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whose {
+    /// What was said in this room.
+    pub room: RoomId,
+    /// Only this message of it.
+    pub message: Option<MessageId>,
+    /// Only what was sent to this bot.
+    pub bot: Option<BotName>,
+}
+
+impl Whose {
+    pub(crate) fn is_of(
+        &self,
+        bot: &BotName,
+        room: Option<RoomId>,
+        message: Option<&MessageId>,
+    ) -> bool {
+        room == Some(self.room)
+            && (self.message.is_none() || message == self.message.as_ref())
+            && self.bot.as_ref().is_none_or(|own| own == bot)
+    }
+}
+
+/// What is kept of it.
+#[derive(Debug, Clone, Default)]
+pub struct Kept {
+    /// Archived events.
+    pub events: u64,
+    /// Outcomes that quote what was said.
+    pub texts: u64,
+    /// Dead letters. They are dropped by way of [`crate::dead::DeadLetters::take`].
+    pub letters: Vec<DeadLetter>,
+    /// Events that wait to be answered or are being answered. All that belongs to them is left, and not
+    /// counted above. A broker cannot tell.
+    pub waiting: u64,
+    /// When a broker will have forgotten the events and outcomes, at the latest, provided that its
+    /// streams were made with today's settings and a process runs that takes webhooks.
+    pub until: Option<Timestamp>,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Purged {
+    /// Archived events.
+    pub events: u64,
+    /// Outcomes that quoted what was said. They go on telling what happened.
+    pub texts: u64,
+    /// Whether no copy is left in the file's journal either. Somebody who reads or writes without a
+    /// pause can keep it from being emptied; it will be, within a minute of work on the file.
+    pub journal_emptied: bool,
+}
+
+impl Queue {
+    /// What is kept of this. `looked` is called for everything that is looked through.
+    pub async fn kept_of(
+        &self,
+        whose: &Whose,
+        mut looked: impl FnMut(),
+    ) -> Result<Kept, QueueError> {
+        let mut kept = Kept::default();
+        let waiting = match &self.0 {
+            Backend::Sqlite(store) => store.waiting().await?,
+            Backend::Amqp(_) => HashSet::new(),
+        };
+        let mut left = HashSet::new();
+        let mut is_left = |id: EventId| {
+            let is_left = waiting.contains(&id);
+            if is_left {
+                left.insert(id);
+            }
+            is_left
+        };
+        let (mut archived_last, mut told_last) = (None, None);
+        let mut archive = self.archive().read(Timestamp::UNIX_EPOCH);
+        while let Some(event) = archive.next().await? {
+            looked();
+            if whose.is_of(&event.bot, event.room_id, event.message_id.as_ref())
+                && !is_left(event.id)
+            {
+                kept.events += 1;
+                archived_last = archived_last.max(Some(event.received_at));
+            }
+        }
+        let mut outcomes = self.outcomes().read(Timestamp::UNIX_EPOCH);
+        while let Some(outcome) = outcomes.next().await? {
+            looked();
+            let message = outcome.message_id.as_ref();
+            if whose.is_of(&outcome.bot, outcome.room_id, message)
+                && without_words(&outcome.what).is_some()
+                && !is_left(outcome.id)
+            {
+                kept.texts += 1;
+                told_last = told_last.max(Some(outcome.at));
+            }
+        }
+        let mut letters = self.dead_letters().read().await?;
+        while let Some(letter) = letters.next().await? {
+            looked();
+            if whose.is_of(&letter.bot, letter.room_id, letter.message_id.as_ref())
+                && !is_left(letter.id)
+            {
+                kept.letters.push(letter);
+            }
+        }
+        kept.waiting = left.len() as u64;
+        if let Backend::Amqp(broker) = &self.0 {
+            let archive_outlasts = broker.archive_forgets_within();
+            let outcomes_outlast = broker.outcomes_keep() + OUTCOMES_OUTLAST;
+            let gone = |last: Option<Timestamp>, within: Duration| {
+                // Beyond the end of time is late enough.
+                Some(last?.checked_add(within).unwrap_or(Timestamp::MAX))
+            };
+            kept.until =
+                gone(archived_last, archive_outlasts).max(gone(told_last, outcomes_outlast));
+        }
+        Ok(kept)
+    }
+
+    /// Whether it can forget single messages: a file can, a broker cannot.
+    pub fn forgets_single_messages(&self) -> bool {
+        matches!(self.0, Backend::Sqlite(_))
+    }
+
+    /// Removes what is archived of it, and what its outcomes quote, from the disk. `None`: nothing was
+    /// done, as a broker cannot do it.
+    pub async fn purge(&self, whose: &Whose) -> Result<Option<Purged>, QueueError> {
+        self.refuse_spool().await?;
+        match &self.0 {
+            Backend::Sqlite(store) => Ok(Some(store.purge(whose.clone()).await?)),
+            Backend::Amqp(_) => Ok(None),
+        }
+    }
+}
+
+/// The same without what was said by people or SimSimi; `None` if it quotes nothing.
+pub(crate) fn without_words(what: &What) -> Option<What> {
+    let mut without = what.clone();
+    match &mut without {
+        What::Asked {
+            question, answer, ..
+        } => {
+            (*question, *answer) = (None, None);
+        }
+        What::ReplyStored { text } => text.clear(),
+        _ => {}
+    }
+    (without != *what).then_some(without)
+}
+
+#[cfg(test)]
+mod tests {
+    use chickwork_chatwork::id::AccountId;
+
+    use super::*;
+
+    #[test]
+    fn an_outcome_without_words_tells_the_rest() {
+        let asked = |words: Option<&str>| What::Asked {
+            millis: 7,
+            result: "answered".to_owned(),
+            sender: AccountId(5),
+            question: words.map(str::to_owned),
+            answer: words.map(str::to_owned),
+        };
+        assert_eq!(without_words(&asked(Some("hush"))), Some(asked(None)));
+        assert_eq!(without_words(&asked(None)), None);
+        let stored = |text: &str| What::ReplyStored {
+            text: text.to_owned(),
+        };
+        assert_eq!(without_words(&stored("hush")), Some(stored("")));
+        assert_eq!(without_words(&stored("")), None);
+    }
+
+    #[test]
+    fn a_message_is_of_its_room_and_its_bot() {
+        let message = MessageId::new("7").expect("a digit");
+        let other = MessageId::new("8").expect("a digit");
+        let bot = BotName::default();
+        let of = |message: Option<&MessageId>, bot: Option<&BotName>| Whose {
+            room: RoomId(3),
+            message: message.cloned(),
+            bot: bot.cloned(),
+        };
+        let (room, another) = (Some(RoomId(3)), Some(RoomId(4)));
+        assert!(of(None, None).is_of(&bot, room, None));
+        assert!(!of(None, None).is_of(&bot, None, None));
+        assert!(!of(None, None).is_of(&bot, another, Some(&message)));
+        assert!(of(Some(&message), Some(&bot)).is_of(&bot, room, Some(&message)));
+        assert!(!of(Some(&message), None).is_of(&bot, room, Some(&other)));
+        assert!(!of(Some(&message), None).is_of(&bot, another, Some(&message)));
+        let two = BotName::new("two").expect("a bot's name");
+        assert!(!of(None, Some(&two)).is_of(&bot, room, None));
+    }
+}

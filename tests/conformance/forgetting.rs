@@ -1,0 +1,123 @@
+//! What is kept for a time is gone after it, on both back ends; and gone for real.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use chickwork_queue::event::Event;
+use chickwork_queue::{Location, Queue, Settings};
+use chickwork_tests::stage::{Kind, Stage, an_event, soon};
+use jiff::Timestamp;
+
+use super::tell;
+
+/// Shorter than a person could set it.
+const KEEP: Duration = Duration::from_secs(2);
+
+async fn queue_that_keeps(stage: &Stage, archive_keep: Duration) -> anyhow::Result<Queue> {
+    let settings = Settings {
+        archive_keep,
+        ..stage.settings()?
+    };
+    let queue = Queue::open(settings).await?;
+    soon("it can be used", async {
+        while queue.check().await.is_err() {}
+    })
+    .await?;
+    Ok(queue)
+}
+
+async fn archived(queue: &Queue) -> anyhow::Result<Vec<Event>> {
+    let mut read = queue.archive().read(Timestamp::UNIX_EPOCH);
+    let mut events = Vec::new();
+    while let Some(event) = read.next().await? {
+        events.push(event);
+    }
+    Ok(events)
+}
+
+/// Waits for a copy that nobody waits for.
+async fn archived_are(queue: &Queue, count: usize) -> anyhow::Result<()> {
+    let are_there = async {
+        while archived(queue).await?.len() != count {}
+        anyhow::Ok(())
+    };
+    soon("they are archived", are_there).await?
+}
+
+pub(crate) async fn what_was_archived_for_its_time_is_forgotten_although_nothing_new_comes(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    let queue = queue_that_keeps(&stage, KEEP).await?;
+    for number in 0..3 {
+        queue.publisher().publish(&an_event(number)).await?;
+    }
+    let forgotten = async {
+        loop {
+            queue.forget().await?;
+            if archived(&queue).await?.is_empty() {
+                return anyhow::Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    soon("they are forgotten", forgotten).await?
+}
+
+pub(crate) async fn what_is_not_archived_for_long_is_still_there(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    let queue = queue_that_keeps(&stage, 100 * KEEP).await?;
+    let event = an_event(1);
+    queue.publisher().publish(&event).await?;
+    archived_are(&queue, 1).await?;
+    for _ in 0..3 {
+        queue.forget().await?;
+    }
+    // Nor does whatever makes it forget look like an event.
+    ensure!(archived(&queue).await? == [event]);
+    Ok(())
+}
+
+#[test]
+fn what_a_file_has_forgotten_is_nowhere_in_its_bytes() -> anyhow::Result<()> {
+    tell(Stage::new(Kind::Sqlite), async |stage: Stage| {
+        let Location::Sqlite(path) = stage.settings()?.location else {
+            anyhow::bail!("a file")
+        };
+        let queue = queue_that_keeps(&stage, KEEP).await?;
+        for number in 0..50 {
+            let event = Event {
+                body: format!("a secret, {number}, {}", "and more ".repeat(1_000)).into(),
+                ..an_event(number)
+            };
+            // Archived, and in no job.
+            queue.publisher().archive(&event, "own").await?;
+        }
+        let tells = || bytes_of(&path, b"a secret");
+        ensure!(tells()?, "it is there to be forgotten");
+        let forgotten = async {
+            while tells()? {
+                queue.forget().await?;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            anyhow::Ok(())
+        };
+        soon("it is forgotten", forgotten).await??;
+        ensure!(archived(&queue).await?.is_empty());
+        Ok(())
+    })
+}
+
+/// Whether the file, or its journal, contains this.
+fn bytes_of(path: &Path, secret: &[u8]) -> anyhow::Result<bool> {
+    let mut journal = path.as_os_str().to_owned();
+    journal.push("-wal");
+    for part in [path, Path::new(&journal)] {
+        let bytes = std::fs::read(part).with_context(|| part.display().to_string())?;
+        if bytes.windows(secret.len()).any(|window| window == secret) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
