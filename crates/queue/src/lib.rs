@@ -342,6 +342,13 @@ impl Publisher {
         self.keep(event, &Becomes::Ask).await
     }
 
+    /// Stores an event to be answered that no webhook told of: a person had its message looked for.
+    pub async fn recover(&self, event: &Event) -> Result<(), QueueError> {
+        self.keep_as(event, &Becomes::Ask, Some(Stored::Recovered))
+            .await
+            .map(drop)
+    }
+
     /// Stores an event that is none as a dead letter `malformed`.
     pub async fn bury(&self, event: &Event, error: &str) -> Result<Stored, QueueError> {
         let error = error.to_owned();
@@ -366,21 +373,33 @@ impl Publisher {
     }
 
     async fn keep(&self, event: &Event, becomes: &Becomes) -> Result<Stored, QueueError> {
+        self.keep_as(event, becomes, None).await
+    }
+
+    /// What the outcomes say of where it is stored is for the place itself to say, unless it is given.
+    async fn keep_as(
+        &self,
+        event: &Event,
+        becomes: &Becomes,
+        told: Option<Stored>,
+    ) -> Result<Stored, QueueError> {
         let _measured = figures::Publishing::begin();
         if let Some(spool) = &self.spool {
             return spool.keep(event, becomes).await;
         }
         match &self.backend {
             Backend::Sqlite(store) => {
+                let received = Outcome::received(event, told.unwrap_or(Stored::Embedded), None);
                 match becomes {
-                    Becomes::Ask => store.publish(event).await,
-                    Becomes::Malformed { error } => store.bury(event, error).await,
-                    Becomes::Ignored { reason } => store.archive(event, reason).await,
+                    Becomes::Ask => store.publish(event, received).await,
+                    Becomes::Malformed { error } => store.bury(event, received, error).await,
+                    Becomes::Ignored { reason } => store.archive(event, received, reason).await,
                 }?;
                 Ok(Stored::Embedded)
             }
             Backend::Amqp(broker) => {
                 becomes.at(broker, event).await?;
+                broker.received(event, told.unwrap_or(Stored::Broker), None);
                 Ok(Stored::Broker)
             }
         }

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::Stored;
-use crate::event::{AnswerKey, BotName, EventId};
+use crate::event::{AnswerKey, BotName, Event, EventId};
 use crate::job::{Cause, Step};
 
 /// One line in the story of an event.
@@ -201,6 +201,23 @@ impl What {
 impl Outcome {
     /// The version that this release writes.
     pub const VERSION: u32 = 1;
+
+    /// That this event was received.
+    pub(crate) fn received(event: &Event, stored: Stored, forwarded_at: Option<Timestamp>) -> Self {
+        Self {
+            v: Self::VERSION,
+            at: event.received_at,
+            id: event.id,
+            bot: event.bot.clone(),
+            room_id: event.room_id,
+            message_id: event.message_id.clone(),
+            again: event.again,
+            what: What::Received {
+                stored,
+                forwarded_at,
+            },
+        }
+    }
 
     /// Whether this is the result of a post, which is true whoever has the claim by now.
     pub fn is_result(&self) -> bool {

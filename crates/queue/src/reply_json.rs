@@ -1,6 +1,7 @@
 //! The bytes of a reply in the queue: versioned JSON, `{"v":1,…}`.
 //!
-//! Owner of the format: this file; frozen example: `tests/data/reply.v1.json`.
+//! Owner of the format: this file; frozen examples: `tests/data/reply.v1.json`, and
+//! `reply.v1.again.json` of a later round.
 
 use serde::{Deserialize, Serialize};
 
@@ -51,11 +52,15 @@ mod tests {
     use super::*;
 
     const FROZEN: &str = include_str!("../tests/data/reply.v1.json");
+    const FROZEN_OF_A_ROUND: &str = include_str!("../tests/data/reply.v1.again.json");
 
     #[test]
-    fn the_frozen_reply_of_version_1_is_read_and_written_as_it_is() {
-        let reply = decode(FROZEN.trim().as_bytes()).expect("the frozen example is a reply");
-        assert_eq!(String::from_utf8_lossy(&encode(&reply)), FROZEN.trim());
+    fn the_frozen_replies_of_version_1_are_read_and_written_as_they_are() {
+        for (frozen, is_of_a_round) in [(FROZEN, false), (FROZEN_OF_A_ROUND, true)] {
+            let reply = decode(frozen.trim().as_bytes()).expect("the frozen example is a reply");
+            assert_eq!(String::from_utf8_lossy(&encode(&reply)), frozen.trim());
+            assert_eq!(reply.again.is_some(), is_of_a_round);
+        }
     }
 
     #[test]

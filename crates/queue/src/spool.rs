@@ -394,6 +394,7 @@ impl Shared {
             // The broker may be back, for all we know.
             match becomes.at(&self.broker, event).await {
                 Ok(()) => {
+                    self.broker.received(event, Stored::Broker, None);
                     breaker.close();
                     Ok(Stored::Broker)
                 }
@@ -401,6 +402,7 @@ impl Shared {
             }
         } else {
             let Err(broker) = becomes.at(&self.broker, event).await else {
+                self.broker.received(event, Stored::Broker, None);
                 return Ok(Stored::Broker);
             };
             breaker.open(&broker);

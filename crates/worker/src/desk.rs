@@ -31,11 +31,13 @@ const PAST_THE_END: Duration = Duration::from_secs(1);
 /// Who comes out of a pause comes within so much of its length.
 const PAUSE_JITTER: f64 = 0.1;
 
-/// Why a job is put off while its step pauses.
-pub(crate) const PAUSED: &str = "paused";
-
 /// Why a reply is put off that has no slot.
 pub(crate) const LIMITED: &str = "rate limit";
+/// Why one is put off that Chatwork refused with 429: by whose limit.
+pub(crate) const LIMITED_IN_ROOM: &str = "rate limit: Chatwork wants no more posts in this room";
+/// See [`LIMITED_IN_ROOM`].
+pub(crate) const LIMITED_FOR_ACCOUNT: &str =
+    "rate limit: Chatwork wants no more calls by this account";
 
 /// What is counted for a claim that made its step panic.
 pub(crate) const PANIC: &str = "panic";

@@ -16,6 +16,9 @@ const LONGEST: Duration = Duration::from_secs(600);
 /// How long the others wait for the one that probes.
 const WHILE_PROBING: Duration = Duration::from_secs(2);
 
+/// Why a job is put off while its step pauses.
+const PAUSED: &str = "paused";
+
 /// Whether a step may call its service now; cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Pause {
@@ -98,6 +101,14 @@ impl Pause {
                 reason: why.clone(),
                 until: *until,
             }),
+        }
+    }
+
+    /// Why a job is put off while the step pauses, for its story.
+    pub(crate) fn reason(&self) -> String {
+        match &*self.state() {
+            State::Running => PAUSED.to_owned(),
+            State::Paused { why, .. } => format!("{PAUSED}: {why}"),
         }
     }
 

@@ -20,8 +20,8 @@ use tokio::time::Instant;
 
 use crate::decide::{Decision, Happened, LOOK_AFTER_SILENCE, Limited, Situation, decide};
 use crate::desk::{
-    Desk, Ending, LIMITED, PAUSED, Standing, Standings, Subject, at_most, called, chatwork_result,
-    until_resumed,
+    Desk, Ending, LIMITED, LIMITED_FOR_ACCOUNT, LIMITED_IN_ROOM, Standing, Standings, Subject,
+    at_most, called, chatwork_result, until_resumed,
 };
 use crate::history::Post;
 use crate::limits::{Slot, Ticket, Told};
@@ -93,7 +93,7 @@ struct PostStep<'a> {
 /// When to come back for the right to post.
 struct NotNow {
     wait: Duration,
-    why: &'static str,
+    why: String,
 }
 
 /// What is known of the reply's post when a claim begins.
@@ -197,7 +197,7 @@ impl PostStep<'_> {
         }
         let pass = match desk.post_pause.gate(now) {
             Gate::Open(pass) => pass,
-            Gate::Closed(rest) => return self.look_later(rest, "in doubt, and paused"),
+            Gate::Closed(rest) => return self.look_later(rest, &self.in_doubt_and_paused()),
         };
         let me = match desk.me() {
             Ok(me) => me,
@@ -232,7 +232,7 @@ impl PostStep<'_> {
         match decision {
             Decision::Pause => {
                 let rest = pass.unwelcome(&why, Instant::now());
-                return self.look_later(rest, "in doubt, and paused");
+                return self.look_later(rest, &self.in_doubt_and_paused());
             }
             // The token is good; whether the room may be read is another question.
             _ if !matches!(
@@ -277,6 +277,10 @@ impl PostStep<'_> {
         ending.after([looked])
     }
 
+    fn in_doubt_and_paused(&self) -> String {
+        format!("in doubt, and {}", self.desk.post_pause.reason())
+    }
+
     /// Since when this reply may have been posted.
     fn round_began(&self) -> Timestamp {
         self.reply.again.unwrap_or(self.reply.received_at)
@@ -297,7 +301,8 @@ impl PostStep<'_> {
             Gate::Open(pass) => pass,
             Gate::Closed(rest) => {
                 let wait = until_resumed(rest, &situation);
-                return Err(NotNow { wait, why: PAUSED });
+                let why = self.desk.post_pause.reason();
+                return Err(NotNow { wait, why });
             }
         };
         match self
@@ -308,7 +313,8 @@ impl PostStep<'_> {
             Slot::Now(ticket) => Ok((pass, ticket)),
             Slot::At(at) => {
                 let wait = at_most(at - now, situation.left);
-                Err(NotNow { wait, why: LIMITED })
+                let why = LIMITED.to_owned();
+                Err(NotNow { wait, why })
             }
         }
     }
@@ -367,15 +373,22 @@ impl PostStep<'_> {
                 return subject.again(wait, error);
             }
             Decision::Again(wait) => subject.again(wait, &error),
-            Decision::Pause => subject.not_yet(until_resumed(rest, &situation), PAUSED),
-            Decision::Limited(_) => {
+            Decision::Pause => {
+                let why = desk.post_pause.reason();
+                subject.not_yet(until_resumed(rest, &situation), why)
+            }
+            Decision::Limited(limited) => {
+                let why = match limited {
+                    Limited::Room => LIMITED_IN_ROOM,
+                    Limited::Account => LIMITED_FOR_ACCOUNT,
+                };
                 let now = Instant::now();
                 let slot = desk.limiter.post(self.reply.room_id, self.reply.id, now);
                 let wait = match slot {
                     Slot::At(at) => at - now,
                     Slot::Now(_) => NOT_INTENDED,
                 };
-                subject.not_yet(at_most(wait, situation.left), LIMITED)
+                subject.not_yet(at_most(wait, situation.left), why)
             }
             decision => self.dead(decision, error.to_string()),
         };

@@ -128,6 +128,14 @@ impl Copies {
         }
     }
 
+    /// Hands over a copy that others come before: it is left out while so many wait that those might be
+    /// lost. Never waits.
+    pub(super) fn send_if_there_is_room(&self, message: Message) {
+        if self.line.capacity() > self.line.max_capacity() / 2 {
+            self.send(message);
+        }
+    }
+
     /// Hands over a copy that soon says nothing any more; dropped while others wait, or once it could
     /// not be sent. Never waits.
     pub(super) fn send_unless_behind(&self, message: Message) {

@@ -9,13 +9,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Becomes, File, Shared, Stage};
 use crate::event::Event;
 use crate::sqlite::SpoolFile;
-use crate::{BrokerError, StoreError};
+use crate::{BrokerError, StoreError, Stored};
 
 /// What was forwarded is removed from the file at least this often.
 const NOTE_EVERY: Duration = Duration::from_millis(250);
@@ -245,7 +246,13 @@ impl Lane<'_> {
     /// Brings one event to the broker; `None`: the spool is to stop at once.
     async fn bring(&self, event: &Event, becomes: &Becomes) -> Option<Result<(), BrokerError>> {
         tokio::select! {
-            result = becomes.at(&self.shared.broker, event) => Some(result),
+            result = becomes.at(&self.shared.broker, event) => {
+                if result.is_ok() {
+                    let now = Some(Timestamp::now());
+                    self.shared.broker.received(event, Stored::Spool, now);
+                }
+                Some(result)
+            }
             // It may be there by now; then it is forwarded a second time, under the same id.
             () = self.shared.reached(Stage::AtOnce) => None,
         }

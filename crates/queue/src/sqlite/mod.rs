@@ -37,7 +37,7 @@ use crate::Settings;
 use crate::content::Content;
 use crate::event::{BotName, Event};
 use crate::job::{Cause, Settlement, Step};
-use crate::outcome::What;
+use crate::outcome::{Outcome, What};
 
 /// Says that a file is ours: "ChkW".
 const APPLICATION_ID: i32 = 0x4368_6b57;
@@ -359,12 +359,13 @@ impl Store {
         .map_err(|_| StoreError::Closed)?
     }
 
-    /// Stores an event to be answered, and its archive copy, in one transaction.
-    pub(crate) async fn publish(&self, event: &Event) -> Result<(), StoreError> {
+    /// Stores an event to be answered, its archive copy and that it was received, in one transaction.
+    pub(crate) async fn publish(&self, event: &Event, received: Outcome) -> Result<(), StoreError> {
         let content = Content::of_event(event);
         let archived = !self.inner.archive_keep.is_zero();
         self.write(move |connection| {
             rows::insert_job(connection, claims::ASK, &content, Timestamp::now())?;
+            records::insert_outcome(connection, &received)?;
             if archived {
                 records::insert_archive(connection, &content)?;
             }
@@ -374,7 +375,12 @@ impl Store {
     }
 
     /// Stores an event as a dead letter of the ingress.
-    pub(crate) async fn bury(&self, event: &Event, error: &str) -> Result<(), StoreError> {
+    pub(crate) async fn bury(
+        &self,
+        event: &Event,
+        received: Outcome,
+        error: &str,
+    ) -> Result<(), StoreError> {
         let content = Content::of_event(event);
         let error = crate::shortened(error, Settlement::LONGEST_ERROR);
         let archived = !self.inner.archive_keep.is_zero();
@@ -390,6 +396,7 @@ impl Store {
                 &content,
                 now,
             )?;
+            records::insert_outcome(connection, &received)?;
             records::insert_outcome(
                 connection,
                 &content.dead(Step::Receive, Cause::Malformed, error, now),
@@ -403,12 +410,18 @@ impl Store {
     }
 
     /// Stores an event that is not answered.
-    pub(crate) async fn archive(&self, event: &Event, reason: &str) -> Result<(), StoreError> {
+    pub(crate) async fn archive(
+        &self,
+        event: &Event,
+        received: Outcome,
+        reason: &str,
+    ) -> Result<(), StoreError> {
         let content = Content::of_event(event);
         let reason = reason.to_owned();
         let archived = !self.inner.archive_keep.is_zero();
         self.write(move |connection| {
             let now = Timestamp::now();
+            records::insert_outcome(connection, &received)?;
             records::insert_outcome(connection, &content.outcome(What::Ignored { reason }, now))?;
             if archived {
                 records::insert_archive(connection, &content)?;
