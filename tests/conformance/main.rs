@@ -8,6 +8,7 @@ mod events;
 mod file;
 mod forgetting;
 mod inspection;
+mod rounds;
 mod spool;
 mod stories;
 
@@ -104,6 +105,15 @@ conformance! {
             a_queue_is_examined_without_a_trace,
         ],
         alone: [],
+    }
+    rounds {
+        shared: [
+            the_outcomes_tell_how_each_event_was_received,
+            a_round_goes_with_its_event_through_every_step,
+            a_round_that_was_given_up_is_taken_up_again_as_the_same,
+            that_an_event_is_back_is_known_before_it_is,
+        ],
+        alone: [a_round_outlasts_a_crash_of_the_store],
     }
     forgetting {
         shared: [

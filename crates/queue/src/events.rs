@@ -312,8 +312,8 @@ pub(crate) enum Waits {
 pub(crate) struct Page {
     /// Those that [`Choice::takes`].
     pub(crate) events: Vec<Archived>,
-    /// The outcomes of others that are as young, where it matters how many events are open.
-    pub(crate) beside: Vec<(EventId, Vec<Outcome>)>,
+    /// What became of the others that were looked at; `None`: that was not read.
+    pub(crate) beside: Option<Vec<(EventId, Vec<Outcome>)>>,
     pub(crate) waits: Waits,
     /// How many were looked at to find them.
     pub(crate) looked_through: u64,
@@ -453,11 +453,17 @@ impl Events {
         let letters = self.letters.as_mut();
         let letter = |id: EventId| letters.as_ref()?.get(&id).cloned();
         let now = Timestamp::now();
-        let beside = page
-            .beside
-            .iter()
-            .filter(|(id, outcomes)| Brief::of(outcomes, letter(*id).as_ref()).is_open())
-            .count();
+        let beside = match &page.beside {
+            Some(beside) => {
+                let open = beside
+                    .iter()
+                    .filter(|(id, outcomes)| Brief::of(outcomes, letter(*id).as_ref()).is_open());
+                open.count() as u64
+            }
+            None if page.looked_through == 0 => 0,
+            // As many as can be.
+            None => u64::MAX,
+        };
         let mut briefs = Vec::with_capacity(page.events.len());
         for archived in page.events {
             let is_copied = matches!(self.pages, Pages::Amqp(_));
@@ -466,10 +472,10 @@ impl Events {
             }
             let letter = letter(archived.event.id);
             let brief = Brief::of(&archived.outcomes, letter.as_ref());
-            self.open += u64::from(brief.is_open());
+            self.open = self.open.saturating_add(brief.is_open().into());
             briefs.push((archived, brief, letter));
         }
-        self.open += beside as u64;
+        self.open = self.open.saturating_add(beside);
         for (archived, brief, letter) in briefs {
             let Archived { event, outcomes } = archived;
             let standing = brief.standing(&event, &page.waits, self.open, now);
@@ -517,6 +523,10 @@ impl Brief {
         let mut dropped = None;
         for outcome in outcomes {
             course.apply(outcome, &mut reasons);
+            // It may be told late, and then it is no news.
+            if matches!(outcome.what, What::Received { .. }) && brief.last.is_some() {
+                continue;
+            }
             brief.last = Some((outcome.what.name(), outcome.at));
             brief.said_to_wait_until = None;
             match &outcome.what {
@@ -592,11 +602,7 @@ impl Brief {
     }
 }
 
-fn stories(
-    found: Found,
-    mut letters: HashMap<EventId, DeadLetter>,
-    waits: &Waits,
-) -> Vec<Story> {
+fn stories(found: Found, mut letters: HashMap<EventId, DeadLetter>, waits: &Waits) -> Vec<Story> {
     let mut outcomes: HashMap<EventId, Vec<Outcome>> = HashMap::new();
     for outcome in found.outcomes {
         let told = outcomes.entry(outcome.id).or_default();

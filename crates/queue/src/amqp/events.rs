@@ -1,40 +1,179 @@
 //! Lists and stories from the streams of a broker.
+//!
+//! A stream is read forwards, from an offset or a time on. So a list that begins with what is newest
+//! goes back in steps, the last hour, then four more, and so on, and within them by so many messages
+//! that they can be put in order. Of the outcomes as much is read, likewise going back, as the events that are
+//! listed can have: so a list of the newest few costs little, and a long one reads everything once.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use deadpool_lapin::lapin;
+use jiff::{SignedDuration, Timestamp};
+use lapin::message::Delivery;
 
-use super::{Broker, BrokerError};
-use crate::event::EventId;
+use super::stream::{CLOCKS_DIFFER, EMPTY, From, Reading, entry, last_chunk};
+use super::{Broker, BrokerError, REQUEST_LIMIT, close_in_background, wire};
+use crate::event::{Event, EventId};
 use crate::events::{Archived, Choice, Found, Page, Waits, Whom};
-use crate::outcome::Outcome;
-use crate::{Queue, QueueError};
+use crate::outcome::{Outcome, What};
+use crate::{Entry, Queue, QueueError};
+
+/// The first step back, and by how much each is longer than the one before.
+const FIRST_STEP: SignedDuration = SignedDuration::from_hours(1);
+const LONGER: i32 = 4;
+/// So many events are held at once: a few MiB. The first time fewer, as few may be enough.
+const HELD: i64 = 4_000;
+const HELD_AT_FIRST: i64 = 1_000;
+/// So many events that are asked for by their ids are looked for one by one.
+const ONE_BY_ONE: usize = 32;
+/// A message is looked for among what was stored this long before it was sent, as its id seems to
+/// tell, and in the day after it, before everything is looked through.
+const BEFORE: SignedDuration = SignedDuration::from_mins(10);
+const AFTER: SignedDuration = SignedDuration::from_hours(24);
+/// Several events about one message come soon after each other: so much more is read after the first.
+const BESIDE: SignedDuration = SignedDuration::from_mins(10);
+const BESIDE_AT_MOST: u32 = 20_000;
+
+/// A stream as it is when it is looked at first.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    /// The last message.
+    offset: i64,
+    /// When the youngest of the last messages was written.
+    dated: Timestamp,
+}
+
+/// Streams that are read in pieces, on one connection.
+#[derive(Debug)]
+struct Streams {
+    connection: Option<lapin::Connection>,
+}
+
+impl Streams {
+    async fn open(broker: &Broker) -> Result<Self, BrokerError> {
+        let connection = broker.inner.connections.consuming().await?;
+        Ok(Self {
+            connection: Some(connection),
+        })
+    }
+
+    fn connection(&self) -> &lapin::Connection {
+        let connection = self.connection.as_ref();
+        connection.unwrap_or_else(|| unreachable!("it is taken out when this is dropped"))
+    }
+
+    /// The first message that was stored at this time or later, or soon before; `None`: none was.
+    async fn first_at(
+        &self,
+        stream: &str,
+        from: From,
+        end: End,
+    ) -> Result<Option<i64>, BrokerError> {
+        let patience = match from {
+            From::Time(time) if end.dated < time => EMPTY,
+            _ => REQUEST_LIMIT,
+        };
+        let mut reading = Reading::on(self.connection(), stream, from).await?;
+        let first = match tokio::time::timeout(patience, reading.next()).await {
+            Ok(first) => Some(first?.0).filter(|first| *first <= end.offset),
+            // Nothing is as young, or who dated it had a clock that was ahead of the broker's.
+            Err(_) if matches!(from, From::Time(_)) => None,
+            Err(_) => return Err(BrokerError::TimedOut("reading a stream")),
+        };
+        reading.end().await;
+        Ok(first)
+    }
+
+    /// Takes what is between these offsets, the second not included, until it is told to stop. What the
+    /// stream has forgotten meanwhile does not come.
+    async fn between(
+        &self,
+        stream: &str,
+        (from, to): (i64, i64),
+        mut take: impl FnMut(Delivery) -> Go,
+    ) -> Result<(), BrokerError> {
+        if from >= to {
+            return Ok(());
+        }
+        let mut reading = Reading::on(self.connection(), stream, From::Offset(from)).await?;
+        loop {
+            // There is a message at the end or behind it, so silence is not the end.
+            let next = tokio::time::timeout(REQUEST_LIMIT, reading.next()).await;
+            let (offset, delivery) =
+                next.map_err(|_| BrokerError::TimedOut("reading a stream"))??;
+            if offset >= to || take(delivery) == Go::Stop || offset == to - 1 {
+                break;
+            }
+        }
+        reading.end().await;
+        Ok(())
+    }
+}
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            drop(close_in_background(connection, ()));
+        }
+    }
+}
+
+/// Whether to read on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Go {
+    On,
+    Stop,
+}
+
+/// The end of a stream; `None`: there is nothing in it, or no such stream.
+async fn end_of(broker: &Broker, stream: &str) -> Result<Option<End>, BrokerError> {
+    let mut dated = Timestamp::MIN;
+    let end = last_chunk(broker, stream, |delivery| {
+        dated = dated.max(wire::dated(&delivery.properties).unwrap_or(Timestamp::MAX));
+    });
+    match end.await {
+        Ok(end) => Ok(end.map(|offset| End { offset, dated })),
+        Err(BrokerError::Missing(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn earlier(time: Timestamp, by: SignedDuration) -> Timestamp {
+    time.checked_sub(by).unwrap_or(Timestamp::MIN)
+}
+
+fn archived(delivery: &Delivery) -> Option<Event> {
+    let (content, _) = wire::read(&delivery.properties, &delivery.data).ok()?;
+    Some(content.into_event())
+}
+
+fn id(delivery: &Delivery) -> Option<EventId> {
+    delivery
+        .properties
+        .message_id()
+        .as_ref()?
+        .as_str()
+        .parse()
+        .ok()
+}
+
+fn outcome(delivery: &Delivery) -> Option<Outcome> {
+    match entry(delivery)? {
+        Entry::Outcome(outcome) => Some(outcome),
+        Entry::Mark(_) => None,
+    }
+}
 
 impl Broker {
     pub(crate) fn event_pages(&self, choice: Arc<Choice>) -> EventPages {
         EventPages {
             broker: self.clone(),
             choice,
-            done: false,
+            listing: Listing::NotBegun,
+            jobs: None,
         }
-    }
-
-    pub(crate) async fn find(&self, whom: &Whom) -> Result<Found, BrokerError> {
-        let mut found = Found::default();
-        let mut archived = self.archived(Timestamp::UNIX_EPOCH);
-        while let Some(event) = archived.next().await? {
-            if whom.is_event(&event) {
-                found.events.push(event);
-            }
-        }
-        let mut outcomes = self.outcomes(Timestamp::UNIX_EPOCH);
-        while let Some(outcome) = outcomes.next().await? {
-            if whom.is_outcome(&outcome) {
-                found.outcomes.push(outcome);
-            }
-        }
-        Ok(found)
     }
 }
 
@@ -43,38 +182,454 @@ impl Broker {
 pub(crate) struct EventPages {
     broker: Broker,
     choice: Arc<Choice>,
-    done: bool,
+    listing: Listing,
+    /// How many jobs there are, counted after the first outcomes were read.
+    jobs: Option<u64>,
+}
+
+#[derive(Debug)]
+enum Listing {
+    NotBegun,
+    Back(Box<Back>),
+    Done,
+}
+
+/// On the way back.
+#[derive(Debug)]
+struct Back {
+    streams: Streams,
+    archive: End,
+    /// `None`: there are none.
+    outcomes: Option<End>,
+    /// The first of the archive that may be chosen.
+    begin: i64,
+    /// The archive has been read from here on.
+    to: i64,
+    /// The current step begins here, at this time.
+    step_from: i64,
+    step_at: Timestamp,
+    step: SignedDuration,
+    held: i64,
+    /// What was read in the current step, so as not to keep what becomes of it any longer: the part of
+    /// their ids that is random.
+    passed: HashSet<u64>,
+    /// The outcomes have been read from here on.
+    outcomes_to: i64,
+    /// What became of events that have not come up yet.
+    became: HashMap<EventId, Vec<Outcome>>,
 }
 
 impl EventPages {
     pub(crate) async fn next(&mut self, queue: &Queue) -> Result<Option<Page>, QueueError> {
-        if std::mem::replace(&mut self.done, true) {
+        let back = match &mut self.listing {
+            Listing::Done => return Ok(None),
+            Listing::Back(back) => back,
+            Listing::NotBegun => {
+                self.listing = Listing::Done;
+                if (1..=ONE_BY_ONE).contains(&self.choice.ids.len()) {
+                    return Ok(Some(self.one_by_one(queue).await?));
+                }
+                let Some(back) = Back::begin(&self.broker, &self.choice).await? else {
+                    return Ok(None);
+                };
+                self.listing = Listing::Back(Box::new(back));
+                match &mut self.listing {
+                    Listing::Back(back) => back,
+                    _ => return Ok(None),
+                }
+            }
+        };
+        if back.to <= back.begin {
+            self.listing = Listing::Done;
             return Ok(None);
         }
-        let since = self.choice.begins().unwrap_or(Timestamp::UNIX_EPOCH);
-        let (mut events, mut looked_through) = (Vec::new(), 0);
-        let mut archived = self.broker.archived(since);
-        while let Some(event) = archived.next().await? {
+        let read = back.next(&self.broker, &self.choice).await?;
+        let jobs = match (self.jobs, read.events.is_empty()) {
+            (Some(jobs), _) => jobs,
+            (None, true) => 0,
+            (None, false) => *self.jobs.insert(queue.jobs_in_numbers().await?),
+        };
+        Ok(Some(Page {
+            waits: Waits::SoMany(jobs),
+            ..read
+        }))
+    }
+
+    /// Each by the time in its id.
+    async fn one_by_one(&self, queue: &Queue) -> Result<Page, QueueError> {
+        let mut events = Vec::new();
+        let mut looked_through = 0;
+        let ids: HashSet<EventId> = self.choice.ids.iter().copied().collect();
+        for id in ids {
             looked_through += 1;
-            if self.choice.takes(&event) {
-                events.push(event);
+            let found = self.broker.find(&Whom::Event(id)).await?;
+            if let Some(event) = found.events.into_iter().next()
+                && self.choice.takes(&event)
+            {
+                events.push(Archived {
+                    event,
+                    outcomes: found.outcomes,
+                });
             }
         }
-        let mut became: HashMap<EventId, Vec<Outcome>> = HashMap::new();
-        let mut outcomes = self.broker.outcomes(since);
-        while let Some(outcome) = outcomes.next().await? {
-            became.entry(outcome.id).or_default().push(outcome);
-        }
-        events.sort_by_key(|event| std::cmp::Reverse((event.received_at, event.id)));
-        let events = events.into_iter().map(|event| Archived {
-            outcomes: became.get(&event.id).cloned().unwrap_or_default(),
-            event,
-        });
-        Ok(Some(Page {
-            events: events.collect(),
-            beside: Vec::new(),
+        events.sort_by_key(|archived| Reverse((archived.event.received_at, archived.event.id)));
+        Ok(Page {
+            events,
+            beside: None,
             waits: Waits::SoMany(queue.jobs_in_numbers().await?),
             looked_through,
+        })
+    }
+}
+
+impl Back {
+    /// `None`: the archive is empty, or there is none.
+    async fn begin(broker: &Broker, choice: &Choice) -> Result<Option<Self>, BrokerError> {
+        let archive_name = broker.names().archive();
+        if !broker.keeps_archive() {
+            return Ok(None);
+        }
+        let Some(archive) = end_of(broker, &archive_name).await? else {
+            return Ok(None);
+        };
+        // In this order: what became of the archived events meanwhile is read.
+        let outcomes = end_of(broker, &broker.names().outcomes()).await?;
+        let streams = Streams::open(broker).await?;
+        let from = match choice.begins() {
+            Some(since) => From::Time(earlier(since, CLOCKS_DIFFER)),
+            None => From::First,
+        };
+        let Some(begin) = streams.first_at(&archive_name, from, archive).await? else {
+            return Ok(None);
+        };
+        let to = archive.offset + 1;
+        Ok(Some(Self {
+            streams,
+            archive,
+            outcomes,
+            begin,
+            to,
+            step_from: to,
+            step_at: archive.dated.min(Timestamp::now()),
+            step: FIRST_STEP,
+            held: HELD_AT_FIRST,
+            passed: HashSet::new(),
+            outcomes_to: outcomes.map_or(0, |end| end.offset + 1),
+            became: HashMap::new(),
         }))
+    }
+
+    /// The next page, which may be empty.
+    async fn next(&mut self, broker: &Broker, choice: &Choice) -> Result<Page, BrokerError> {
+        let archive = broker.names().archive();
+        while self.to <= self.step_from && self.step_from > self.begin {
+            self.step_at = earlier(self.step_at, self.step);
+            self.step = self.step.saturating_mul(LONGER);
+            let from = From::Time(self.step_at);
+            let first = self.streams.first_at(&archive, from, self.archive).await?;
+            self.step_from = first.unwrap_or(self.to).clamp(self.begin, self.to);
+            self.passed.clear();
+        }
+        let from = self.step_from.max(self.to.saturating_sub(self.held));
+        self.held = HELD.min(self.held.saturating_mul(LONGER.into()));
+        let mut ids = HashSet::new();
+        let mut events = Vec::new();
+        let mut looked_through = 0;
+        self.streams
+            .between(&archive, (from, self.to), |delivery| {
+                looked_through += 1;
+                if let Some(event) = archived(&delivery)
+                    && ids.insert(event.id)
+                    && choice.takes(&event)
+                {
+                    events.push(event);
+                }
+                Go::On
+            })
+            .await?;
+        self.to = from;
+        events.sort_by_key(|event| Reverse((event.received_at, event.id)));
+        let mut beside = None;
+        if let Some(oldest) = events.iter().map(|event| event.received_at).min() {
+            let chosen: HashSet<EventId> = events.iter().map(|event| event.id).collect();
+            let others: HashSet<EventId> = ids.difference(&chosen).copied().collect();
+            self.read_outcomes(broker, oldest, &chosen, &others).await?;
+            let others = others.iter();
+            beside = Some(others.map(|id| (*id, self.became(*id))).collect());
+        }
+        self.passed.extend(ids.iter().map(|id| random_part(*id)));
+        let events = events.into_iter().map(|event| Archived {
+            outcomes: self.became(event.id),
+            event,
+        });
+        Ok(Page {
+            events: events.collect(),
+            beside,
+            waits: Waits::SoMany(0),
+            looked_through,
+        })
+    }
+
+    fn became(&mut self, id: EventId) -> Vec<Outcome> {
+        self.became.remove(&id).unwrap_or_default()
+    }
+
+    /// Reads back what can have become of events that were received at this time or later. What is about
+    /// events that were passed over is not kept.
+    async fn read_outcomes(
+        &mut self,
+        broker: &Broker,
+        oldest: Timestamp,
+        chosen: &HashSet<EventId>,
+        others: &HashSet<EventId>,
+    ) -> Result<(), BrokerError> {
+        let since = earlier(oldest, CLOCKS_DIFFER);
+        // Nothing was written as late as that.
+        let Some(end) = self.outcomes.filter(|end| end.dated >= since) else {
+            return Ok(());
+        };
+        let outcomes = broker.names().outcomes();
+        let from = From::Time(since);
+        let first = self.streams.first_at(&outcomes, from, end).await?;
+        let from = first.unwrap_or(self.outcomes_to).min(self.outcomes_to);
+        // Nothing that was stored before the current step was received later, but for clocks.
+        let still_to_come = self
+            .step_at
+            .checked_add(CLOCKS_DIFFER)
+            .unwrap_or(Timestamp::MAX);
+        let (to_come, in_step) = (self.step_from > self.begin, self.to > self.step_from);
+        let mut read: HashMap<EventId, Vec<Outcome>> = HashMap::new();
+        let passed = &self.passed;
+        self.streams
+            .between(&outcomes, (from, self.outcomes_to), |delivery| {
+                let Some(id) = id(&delivery) else {
+                    return Go::On;
+                };
+                let comes = || {
+                    let received_at = id.received_at().unwrap_or(Timestamp::MIN);
+                    let is_older = received_at <= still_to_come;
+                    (to_come && is_older) || (in_step && !passed.contains(&random_part(id)))
+                };
+                let is_other = others.contains(&id);
+                if (is_other || chosen.contains(&id) || comes())
+                    && let Some(outcome) = outcome(&delivery)
+                {
+                    let outcome = if is_other { in_short(outcome) } else { outcome };
+                    read.entry(id).or_default().push(outcome);
+                }
+                Go::On
+            })
+            .await?;
+        self.outcomes_to = from;
+        for (id, mut outcomes) in read {
+            outcomes.extend(self.became.remove(&id).unwrap_or_default());
+            self.became.insert(id, outcomes);
+        }
+        Ok(())
+    }
+}
+
+/// Enough to tell events of one hour apart.
+fn random_part(id: EventId) -> u64 {
+    id.0.as_u64_pair().1
+}
+
+/// Without the texts, where it only matters where an event stands.
+fn in_short(outcome: Outcome) -> Outcome {
+    let what = match outcome.what {
+        What::ReplyStored { .. } => What::ReplyStored {
+            text: String::new(),
+        },
+        What::Asked {
+            millis,
+            result,
+            sender,
+            ..
+        } => What::Asked {
+            millis,
+            result,
+            sender,
+            question: None,
+            answer: None,
+        },
+        what => what,
+    };
+    Outcome { what, ..outcome }
+}
+
+impl Broker {
+    /// What the streams have of the events so named.
+    pub(crate) async fn find(&self, whom: &Whom) -> Result<Found, BrokerError> {
+        let streams = Streams::open(self).await?;
+        let mut found = Found::default();
+        let about = About::new(whom);
+        if self.keeps_archive() {
+            self.find_events(&streams, &about, &mut found.events)
+                .await?;
+        }
+        let outcomes = self.names().outcomes();
+        let Some(end) = end_of(self, &outcomes).await? else {
+            return Ok(found);
+        };
+        let received = found.events.iter().map(|event| event.received_at).min();
+        let known = received.or_else(|| about.looked_for_from());
+        let from = match known {
+            Some(time) => From::Time(earlier(time, CLOCKS_DIFFER)),
+            None => From::First,
+        };
+        let Some(from) = streams.first_at(&outcomes, from, end).await? else {
+            return Ok(found);
+        };
+        let ids: HashSet<EventId> = found.events.iter().map(|event| event.id).collect();
+        let mut read = async |from: i64, to: i64| {
+            let between = streams.between(&outcomes, (from, to), |delivery| {
+                if about.may_be_outcome(&delivery, &ids)
+                    && let Some(outcome) = outcome(&delivery)
+                    && whom.is_outcome(&outcome)
+                {
+                    found.outcomes.push(outcome);
+                }
+                Go::On
+            });
+            between.await?;
+            Ok::<_, BrokerError>(found.outcomes.is_empty())
+        };
+        let nothing = read(from, end.offset + 1).await?;
+        // The time in a message's id may mean nothing.
+        if nothing && ids.is_empty() && !about.is_one() {
+            let first = streams.first_at(&outcomes, From::First, end).await?;
+            read(first.unwrap_or(from), from).await?;
+        }
+        Ok(found)
+    }
+
+    async fn find_events(
+        &self,
+        streams: &Streams,
+        about: &About<'_>,
+        events: &mut Vec<Event>,
+    ) -> Result<(), BrokerError> {
+        let archive = self.names().archive();
+        let Some(end) = end_of(self, &archive).await? else {
+            return Ok(());
+        };
+        let all = streams.first_at(&archive, From::First, end).await?;
+        let Some(first) = all else {
+            return Ok(());
+        };
+        let end_offset = end.offset + 1;
+        let mut looked_from = end_offset;
+        if let Some(time) = about.looked_for_from()
+            && let Some(from) = streams.first_at(&archive, From::Time(time), end).await?
+        {
+            looked_from = from;
+            let mut after = 0;
+            let until = about.looked_for_until();
+            streams
+                .between(&archive, (from, end_offset), |delivery| {
+                    if about.is_event(&delivery) {
+                        events.extend(archived(&delivery));
+                    }
+                    after += u32::from(!events.is_empty());
+                    match events.first() {
+                        Some(_) if about.is_one() => Go::Stop,
+                        Some(found) => {
+                            let dated = wire::dated(&delivery.properties);
+                            let is_later = dated.is_some_and(|dated| {
+                                dated.duration_since(found.received_at) > BESIDE
+                            });
+                            if is_later || after > BESIDE_AT_MOST {
+                                Go::Stop
+                            } else {
+                                Go::On
+                            }
+                        }
+                        None if until
+                            .zip(wire::dated(&delivery.properties))
+                            .is_some_and(|(until, dated)| dated > until) =>
+                        {
+                            looked_from = end_offset;
+                            Go::Stop
+                        }
+                        None => Go::On,
+                    }
+                })
+                .await?;
+        }
+        // The time in an id of ours is right; that in a message's id may mean nothing.
+        if events.is_empty() && !about.is_one() {
+            streams
+                .between(&archive, (first, looked_from), |delivery| {
+                    if about.is_event(&delivery) {
+                        events.extend(archived(&delivery));
+                    }
+                    Go::On
+                })
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+/// What is looked for, so that most of what is not it need not be read closely.
+#[derive(Debug)]
+struct About<'a> {
+    whom: &'a Whom,
+    /// How it stands in an outcome of the message.
+    written: String,
+}
+
+impl<'a> About<'a> {
+    fn new(whom: &'a Whom) -> Self {
+        let written = match whom {
+            Whom::Event(id) => id.to_string(),
+            Whom::Message { message, .. } => format!("\"message_id\":\"{message}\""),
+        };
+        Self { whom, written }
+    }
+
+    fn is_one(&self) -> bool {
+        matches!(self.whom, Whom::Event(_))
+    }
+
+    /// From when on it is looked for first.
+    fn looked_for_from(&self) -> Option<Timestamp> {
+        let time = self.whom.time()?;
+        let before = if self.is_one() { CLOCKS_DIFFER } else { BEFORE };
+        (time <= Timestamp::now()).then(|| earlier(time, before))
+    }
+
+    /// Until when; `None`: until the end.
+    fn looked_for_until(&self) -> Option<Timestamp> {
+        match self.whom {
+            // It may have waited in a spool for days.
+            Whom::Event(_) => None,
+            Whom::Message { .. } => self.whom.time()?.checked_add(AFTER).ok(),
+        }
+    }
+
+    fn is_event(&self, delivery: &Delivery) -> bool {
+        match self.whom {
+            Whom::Event(wanted) => id(delivery) == Some(*wanted),
+            Whom::Message { message, .. } => {
+                let headers = delivery.properties.headers().as_ref();
+                let told = headers.and_then(|headers| wire::text(headers, "message-id"));
+                told.as_deref() == Some(message.as_str())
+                    && archived(delivery).is_some_and(|event| self.whom.is_event(&event))
+            }
+        }
+    }
+
+    fn may_be_outcome(&self, delivery: &Delivery, ids: &HashSet<EventId>) -> bool {
+        if self.is_one() || !ids.is_empty() {
+            let id = delivery.properties.message_id().as_ref();
+            return match self.whom {
+                Whom::Event(_) => id.is_some_and(|id| id.as_str() == self.written),
+                Whom::Message { .. } => id
+                    .and_then(|id| id.as_str().parse().ok())
+                    .is_some_and(|id| ids.contains(&id)),
+            };
+        }
+        std::str::from_utf8(&delivery.data).is_ok_and(|line| line.contains(&self.written))
     }
 }

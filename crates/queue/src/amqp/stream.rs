@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use jiff::{SignedDuration, Timestamp};
 use lapin::Channel;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::time::Instant;
 
@@ -29,7 +29,7 @@ const ACK_AFTER: Duration = Duration::from_secs(60);
 /// How long to wait before connecting again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// A stream whose last chunk does not arrive in this time is empty.
-const EMPTY: Duration = Duration::from_secs(2);
+pub(super) const EMPTY: Duration = Duration::from_secs(2);
 /// The last chunk arrives at once; a pause this long is its end.
 const CHUNK_IDLE: Duration = Duration::from_millis(200);
 /// Where others go on writing there is no pause. So long after its first message the last chunk has
@@ -37,7 +37,7 @@ const CHUNK_IDLE: Duration = Duration::from_millis(200);
 const CHUNK_LIMIT: Duration = Duration::from_millis(500);
 /// A stream is entered by the broker's clock, and what is looked for was dated by others: clocks
 /// may differ by this much.
-const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_secs(60);
+pub(super) const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_secs(60);
 
 /// Where to begin.
 #[derive(Debug, Clone, Copy)]
@@ -78,6 +78,17 @@ impl Reading {
         from: From,
     ) -> Result<Self, BrokerError> {
         let connection = broker.inner.connections.consuming().await?;
+        let mut reading = Self::on(&connection, stream, from).await?;
+        reading.connection = Some(connection);
+        Ok(reading)
+    }
+
+    /// On a connection that others use as well, and that outlives this: see [`Reading::end`].
+    pub(super) async fn on(
+        connection: &lapin::Connection,
+        stream: &str,
+        from: From,
+    ) -> Result<Self, BrokerError> {
         let consumer = async {
             let channel = connection.create_channel().await?;
             channel
@@ -99,12 +110,27 @@ impl Reading {
             .await
             .map_err(|_| BrokerError::TimedOut("reading a stream"))??;
         Ok(Self {
-            connection: Some(connection),
+            connection: None,
             channel,
             consumer,
             last: 0,
             unacked: 0,
         })
+    }
+
+    /// Leaves the connection to others: the channel, and with it the consumer, is closed. An error
+    /// concerns nobody: it means that the connection is gone, or soon will be.
+    pub(super) async fn end(self) {
+        let ended = async {
+            // First the consumer: what is delivered on a channel that is being closed lapin takes for
+            // an error.
+            let tag = self.consumer.tag();
+            self.channel
+                .basic_cancel(tag, BasicCancelOptions::default())
+                .await?;
+            self.channel.close(200, "done".into()).await
+        };
+        let _ = tokio::time::timeout(REQUEST_LIMIT, ended).await;
     }
 
     /// The next message and its offset. Cancel-safe: what was delivered is acknowledged before the
@@ -129,8 +155,9 @@ impl Reading {
         };
         self.unacked += 1;
         self.last = delivery.delivery_tag;
-        let headers = delivery.properties.headers().clone().unwrap_or_default();
-        let offset = wire::number(&headers, "x-stream-offset").ok_or_else(|| {
+        let headers = delivery.properties.headers().as_ref();
+        let offset = headers.and_then(|headers| wire::number(headers, "x-stream-offset"));
+        let offset = offset.ok_or_else(|| {
             BrokerError::Unusable("a message of the stream has no offset".to_owned())
         })?;
         Ok((offset, delivery))
@@ -210,7 +237,7 @@ impl OutcomesFollow {
     }
 }
 
-fn entry(delivery: &Delivery) -> Option<Entry> {
+pub(super) fn entry(delivery: &Delivery) -> Option<Entry> {
     let properties = &delivery.properties;
     if properties
         .kind()

@@ -86,7 +86,7 @@ fn page(
 ) -> rusqlite::Result<(Page, Option<(i64, i64)>)> {
     let mut page = Page {
         events: Vec::new(),
-        beside: Vec::new(),
+        beside: None,
         waits: Waits::These(HashSet::new()),
         looked_through: 0,
     };
@@ -137,9 +137,7 @@ fn may_be_chosen(choice: &Choice, row: &Row<'_>) -> rusqlite::Result<bool> {
         None => true,
     };
     let message = choice.message.as_ref().map(|message| message.as_str());
-    Ok(is_room
-        && is(3, choice.bot.as_ref().map(|bot| bot.as_str()))?
-        && is(6, message)?)
+    Ok(is_room && is(3, choice.bot.as_ref().map(|bot| bot.as_str()))? && is(6, message)?)
 }
 
 /// What became of an event, in the order in which it was written. A line of a newer release that this
