@@ -5,8 +5,11 @@ mod audit;
 mod dead;
 mod dev;
 mod doctor;
+mod events;
 mod healthcheck;
 mod ingress;
+mod recover;
+mod replay;
 mod sandbox;
 mod send;
 mod serve;
@@ -52,8 +55,11 @@ pub(crate) fn all() -> Vec<Command> {
         doctor::command(),
         status::command(),
         topology::command(),
+        events::command(),
+        replay::command(),
         dead::command(),
         audit::command(),
+        recover::command(),
         healthcheck::command(),
     ]
 }
@@ -90,11 +96,17 @@ impl Call {
             "doctor" => doctor::order(self),
             "status" => status::order(self),
             "topology" => topology::order(self),
+            "events list" => events::list::order(self),
+            "events show" => events::show::order(self),
+            "events export" => events::export::order(self),
+            "events purge" => events::purge::order(self),
             "dead list" => dead::list::order(self),
             "dead show" => dead::show::order(self),
             "dead retry" => dead::take::order(self, dead::take::Deed::Retry),
             "dead drop" => dead::take::order(self, dead::take::Deed::Drop),
             "audit" => audit::order(self),
+            "replay" => replay::order(self),
+            "recover" => recover::order(self),
             "healthcheck" => healthcheck::order(self),
             other => unreachable!("{other} is not a command of `all`"),
         }

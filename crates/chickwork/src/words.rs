@@ -39,6 +39,11 @@ pub(crate) fn time(at: Timestamp) -> String {
     format!("{at:.0}")
 }
 
+/// A time to the millisecond, where steps follow each other closely.
+pub(crate) fn time_of_step(at: Timestamp) -> String {
+    format!("{at:.3}")
+}
+
 /// How long ago that was, in the largest unit that fits.
 pub(crate) fn ago(at: Timestamp, now: Timestamp) -> String {
     match Duration::try_from(now.duration_since(at)) {

@@ -4,7 +4,7 @@ pub(super) mod list;
 pub(super) mod show;
 pub(super) mod take;
 
-mod cause;
+pub(super) mod cause;
 mod groups;
 
 use std::collections::HashSet;

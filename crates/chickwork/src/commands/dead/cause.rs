@@ -3,14 +3,14 @@
 use chickwork_queue::job::{Cause, Step};
 
 /// Two sentences or three.
-pub(super) struct Explained {
+pub(crate) struct Explained {
     /// What happened.
-    pub(super) means: &'static str,
+    pub(crate) means: &'static str,
     /// What can be done.
-    pub(super) cure: &'static str,
+    pub(crate) cure: &'static str,
 }
 
-pub(super) fn explained(cause: Cause) -> Explained {
+pub(crate) fn explained(cause: Cause) -> Explained {
     let (means, cure) = match cause {
         Cause::Malformed => (
             "It came from Chatwork, but it is not JSON or does not have the shape of its type.",
@@ -45,7 +45,7 @@ pub(super) fn explained(cause: Cause) -> Explained {
 }
 
 /// What the step was doing that gave up.
-pub(super) fn step(step: Step, cause: Cause) -> &'static str {
+pub(crate) fn step(step: Step, cause: Cause) -> &'static str {
     match step {
         Step::Receive => "before any work, when it came in",
         Step::Ask if cause == Cause::Malformed => "reading the event; SimSimi was not asked",

@@ -8,11 +8,8 @@ use chickwork_queue::job::Step;
 use chickwork_queue::outcome::{Outcome, What};
 use jiff::Timestamp;
 
+use crate::telling::{self, ANSWERED, NO_ANSWER};
 use crate::words;
-
-/// The results of an `asked` that are no failure.
-const ANSWERED: &str = "answered";
-const NO_ANSWER: &str = "no_answer";
 
 /// The stories of the events that are not over yet.
 #[derive(Debug, Default)]
@@ -61,7 +58,7 @@ impl Story {
             What::Asked { result, .. } if result == ANSWERED => return None,
             What::Asked { result, .. } if result == NO_ANSWER => {
                 // And yet it goes on as it should, with the friendly line.
-                return Some("SimSimi does not understand that".to_owned());
+                return Some(telling::outcome(&outcome.what));
             }
             What::Asked { result, .. } => {
                 self.failure = Some(result.clone());
@@ -93,23 +90,21 @@ impl Story {
                 };
                 format!("{why}; {next} {}", when(outcome.at, *until))
             }
-            What::Looked { result, .. } => match result.as_str() {
-                "found" => "looked: it is there".to_owned(),
-                "absent" => {
+            What::Looked { result, .. } => {
+                if result == "absent" {
                     self.in_doubt = false;
-                    "looked: it is not there".to_owned()
                 }
-                _ => "looked: nobody can tell".to_owned(),
-            },
+                telling::outcome(&outcome.what)
+            }
             What::Posted { .. } if !self.told => return None,
             What::Posted { .. } => match received(outcome.id) {
                 Some(received) => format!("answered after {} s", seconds(received, outcome.at)),
                 None => "answered".to_owned(),
             },
-            What::Ignored { reason } => format!("ignored: {reason}"),
-            What::Dead { cause, error, .. } => format!("given up ({}): {error}", cause.as_str()),
-            What::Dropped { reason } => format!("dropped: {reason}"),
-            What::Replayed { reason, .. } => format!("put back: {reason}"),
+            What::Ignored { .. }
+            | What::Dead { .. }
+            | What::Dropped { .. }
+            | What::Replayed { .. } => telling::outcome(&outcome.what),
         };
         self.told = true;
         Some(words::line(&line, usize::MAX))
