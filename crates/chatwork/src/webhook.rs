@@ -4,6 +4,7 @@
 //! and unknown event types are kept as [`Happening::Other`], because the official list is open.
 //! Source of the shapes: Chatwork API Documentation, "Webhook".
 
+use serde::Serialize;
 use serde_json::error::Category;
 use serde_json::{Map, Value};
 
@@ -119,6 +120,51 @@ impl Webhook {
 const MESSAGE_CREATED: &str = "message_created";
 const MESSAGE_UPDATED: &str = "message_updated";
 const MENTION_TO_ME: &str = "mention_to_me";
+
+impl Message {
+    /// The body of the `mention_to_me` that Chatwork would have sent about this message, for one that
+    /// was found in its room instead: [`Webhook::parse`] reads it as such.
+    pub fn as_mention_of(
+        &self,
+        addressee: AccountId,
+        setting_id: &str,
+        event_time: i64,
+    ) -> Vec<u8> {
+        /// The members in Chatwork's order.
+        #[derive(Serialize)]
+        struct Outer<'a> {
+            webhook_setting_id: &'a str,
+            webhook_event_type: &'static str,
+            webhook_event_time: i64,
+            webhook_event: Mention<'a>,
+        }
+        #[derive(Serialize)]
+        struct Mention<'a> {
+            from_account_id: AccountId,
+            to_account_id: AccountId,
+            room_id: RoomId,
+            message_id: &'a MessageId,
+            body: &'a str,
+            send_time: i64,
+            update_time: i64,
+        }
+        let webhook = Outer {
+            webhook_setting_id: setting_id,
+            webhook_event_type: MENTION_TO_ME,
+            webhook_event_time: event_time,
+            webhook_event: Mention {
+                from_account_id: self.author,
+                to_account_id: addressee,
+                room_id: self.room_id,
+                message_id: &self.message_id,
+                body: &self.body,
+                send_time: self.send_time,
+                update_time: self.update_time,
+            },
+        };
+        serde_json::to_vec(&webhook).expect("numbers and texts are always JSON")
+    }
+}
 
 impl Happening {
     /// The message it is about; none of an unknown type.
@@ -319,6 +365,25 @@ mod tests {
                 }
             );
         }
+    }
+
+    #[test]
+    fn a_mention_that_is_written_is_read_as_one() {
+        let message = Message {
+            body: "[To:1484815]chào 😀 \"\n".to_owned(),
+            update_time: 1_700_000_002,
+            ..message(None)
+        };
+        let written = message.as_mention_of(AccountId(1_484_815), "of mine", 1_700_000_003);
+        let expected = Webhook {
+            setting_id: "of mine".to_owned(),
+            event_time: 1_700_000_003,
+            happening: Happening::MentionToMe(Message {
+                addressee: Some(AccountId(1_484_815)),
+                ..message
+            }),
+        };
+        assert_eq!(Webhook::parse(&written), Ok(expected));
     }
 
     #[test]

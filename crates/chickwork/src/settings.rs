@@ -19,7 +19,8 @@ use chickwork_queue::{Declare, Location};
 use chickwork_sandbox::DEMO_WEBHOOK_TOKEN;
 
 use self::Role::{
-    Dev, Doctor, Healthcheck, Ingress, Operator, Sandbox, Send, Status, Topology, Worker,
+    Dev, Doctor, Healthcheck, Ingress, Operator, Recover, Replay, Sandbox, Send, Status, Topology,
+    Worker,
 };
 use self::parse::{LogFormat, Rate, Secret};
 use self::read::Reader;
@@ -45,6 +46,10 @@ pub(crate) enum Role {
     Operator,
     /// Says how the bot is; an operator who also looks back.
     Status,
+    /// Looks for what the ingress did not hear, in the rooms; an operator who also reads Chatwork.
+    Recover,
+    /// Puts events back in; an operator who also knows what is too old, and signs.
+    Replay,
     /// Checks what another role needs, and is given that role as well.
     Doctor,
 }
@@ -216,7 +221,7 @@ pub(crate) static MAX_AGE: Setting<Duration> = Setting {
         name: "CHICKWORK_MAX_AGE",
         default: Some("1h"),
         help: "An event older than this is not answered any more",
-        read_by: &[Worker, Dev, Status],
+        read_by: &[Worker, Dev, Status, Recover, Replay],
         ..PLAIN
     },
     parse: parse::max_age,
@@ -226,7 +231,7 @@ pub(crate) static ARCHIVE_KEEP: Setting<Duration> = Setting {
     about: About {
         name: "CHICKWORK_ARCHIVE_KEEP",
         default: Some("7d"),
-        help: "How long events and outcomes are kept; 0: no archive",
+        help: "Events and outcomes are kept at least so long, and little longer; 0: no archive",
         read_by: &[Ingress, Worker, Topology, Operator],
         ..PLAIN
     },
@@ -249,7 +254,7 @@ pub(crate) static WEBHOOK_TOKEN: Setting<WebhookTokens> = Setting {
         name: "CHATWORK_WEBHOOK_TOKEN",
         help: "The token from the webhook's edit screen; several separated by commas: every webhook has its own, and old and new both work while rotating",
         secret: true,
-        read_by: &[Ingress, Sandbox, Send],
+        read_by: &[Ingress, Sandbox, Send, Replay],
         ..PLAIN
     },
     parse: parse::webhook_tokens,
@@ -260,7 +265,7 @@ pub(crate) static API_TOKEN: Setting<Secret> = Setting {
         name: "CHATWORK_API_TOKEN",
         help: "The bot account's API token",
         secret: true,
-        read_by: &[Worker, Sandbox],
+        read_by: &[Worker, Sandbox, Recover, Replay],
         ..PLAIN
     },
     parse: parse::secret,
@@ -271,7 +276,7 @@ pub(crate) static API_URL: Setting<String> = Setting {
         name: "CHATWORK_API_URL",
         default: Some("https://api.chatwork.com/v2"),
         help: "Chatwork's API",
-        read_by: &[Worker],
+        read_by: &[Worker, Recover, Replay],
         ..PLAIN
     },
     parse: parse::url,
@@ -282,7 +287,7 @@ pub(crate) static ACCOUNT_LIMIT: Setting<Rate> = Setting {
         name: "CHATWORK_ACCOUNT_LIMIT",
         default: Some("300/5m"),
         help: "Calls that Chatwork allows an account",
-        read_by: &[Worker, Sandbox, Dev],
+        read_by: &[Worker, Sandbox, Dev, Recover],
         ..PLAIN
     },
     parse: parse::rate,
@@ -318,7 +323,7 @@ pub(crate) static IGNORE_ACCOUNTS: Setting<Vec<AccountId>> = Setting {
         default: Some(""),
         help: "Account ids that are never answered (other bots), separated by commas",
         may_be_empty: true,
-        read_by: &[Worker, Dev],
+        read_by: &[Worker, Dev, Recover, Replay],
         ..PLAIN
     },
     parse: parse::accounts,
@@ -329,7 +334,7 @@ pub(crate) static SIMSIMI_API_KEY: Setting<Secret> = Setting {
         name: "SIMSIMI_API_KEY",
         help: "The key of the SimSimi project",
         secret: true,
-        read_by: &[Worker, Sandbox],
+        read_by: &[Worker, Sandbox, Replay],
         ..PLAIN
     },
     parse: parse::secret,
@@ -340,7 +345,7 @@ pub(crate) static SIMSIMI_API_URL: Setting<String> = Setting {
         name: "SIMSIMI_API_URL",
         default: Some("https://wsapi.simsimi.com/190410"),
         help: "SimSimi's API; /talk is appended",
-        read_by: &[Worker],
+        read_by: &[Worker, Replay],
         ..PLAIN
     },
     parse: parse::url,
@@ -351,7 +356,7 @@ pub(crate) static SIMSIMI_LANG: Setting<&'static str> = Setting {
         name: "SIMSIMI_LANG",
         default: Some("vn"),
         help: "The language that SimSimi speaks, by its own codes: vn, ja, en, ko, …",
-        read_by: &[Worker, Dev],
+        read_by: &[Worker, Dev, Replay],
         ..PLAIN
     },
     parse: parse::language,
@@ -362,7 +367,7 @@ pub(crate) static FALLBACK: Setting<String> = Setting {
         name: "CHICKWORK_FALLBACK",
         help: "What is said when SimSimi does not understand or nothing is left to ask; empty: stay silent [default: a friendly line in SIMSIMI_LANG]",
         may_be_empty: true,
-        read_by: &[Worker, Dev],
+        read_by: &[Worker, Dev, Replay],
         ..PLAIN
     },
     parse: parse::fallback,
@@ -596,6 +601,36 @@ impl OperatorSettings {
     }
 }
 
+/// What `recover` needs: an operator's queue, and what a worker knows of Chatwork.
+#[derive(Debug, Clone)]
+pub(crate) struct RecoverSettings {
+    pub(crate) operator: OperatorSettings,
+    pub(crate) chatwork_url: String,
+    pub(crate) chatwork_token: Secret,
+    pub(crate) account_limit: Rate,
+    pub(crate) max_age: Duration,
+    pub(crate) ignore_accounts: Vec<AccountId>,
+}
+
+impl RecoverSettings {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let operator = OperatorSettings::read(reader);
+        let chatwork_url = reader.get(&API_URL);
+        let chatwork_token = reader.require(&API_TOKEN);
+        let account_limit = reader.get(&ACCOUNT_LIMIT);
+        let max_age = reader.get(&MAX_AGE);
+        let ignore_accounts = reader.get(&IGNORE_ACCOUNTS);
+        Some(Self {
+            operator: operator?,
+            chatwork_url: chatwork_url?,
+            chatwork_token: chatwork_token?,
+            account_limit: account_limit?,
+            max_age: max_age?,
+            ignore_accounts: ignore_accounts?,
+        })
+    }
+}
+
 /// For how long a stopping ingress says so before it stops accepting: twice what a load balancer
 /// that asks every second needs.
 const LINGER: Duration = Duration::from_secs(2);
@@ -666,12 +701,17 @@ impl PolicySettings {
             sender_limit: sender_limit?,
             ignore_accounts: ignore_accounts?,
             lang,
-            fallback: match fallback? {
-                Some(line) if line.trim().is_empty() => None,
-                Some(line) => Some(line),
-                None => Some(friendly_line(lang).to_owned()),
-            },
+            fallback: fallback_in(lang, fallback?),
         })
+    }
+}
+
+/// What is said at a loss: the line that was given, or silence if that is empty, or the usual one.
+fn fallback_in(lang: &str, given: Option<String>) -> Option<String> {
+    match given {
+        Some(line) if line.trim().is_empty() => None,
+        Some(line) => Some(line),
+        None => Some(friendly_line(lang).to_owned()),
     }
 }
 
@@ -707,6 +747,41 @@ impl WorkerSettings {
             chatwork_token: chatwork_token?,
             simsimi_url: simsimi_url?,
             simsimi_key: simsimi_key?,
+        })
+    }
+}
+
+/// What a rehearsal with SimSimi needs: what a worker knows of the two services, and says by itself.
+#[derive(Debug, Clone)]
+pub(crate) struct ShadowSettings {
+    pub(crate) chatwork_url: String,
+    pub(crate) chatwork_token: Secret,
+    pub(crate) simsimi_url: String,
+    pub(crate) simsimi_key: Secret,
+    pub(crate) lang: &'static str,
+    pub(crate) ignore_accounts: Vec<AccountId>,
+    /// `None` is silence.
+    pub(crate) fallback: Option<String>,
+}
+
+impl ShadowSettings {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let chatwork_url = reader.get(&API_URL);
+        let chatwork_token = reader.require(&API_TOKEN);
+        let simsimi_url = reader.get(&SIMSIMI_API_URL);
+        let simsimi_key = reader.require(&SIMSIMI_API_KEY);
+        let lang = reader.get(&SIMSIMI_LANG);
+        let ignore_accounts = reader.get(&IGNORE_ACCOUNTS);
+        let fallback = reader.optional(&FALLBACK);
+        let lang = lang?;
+        Some(Self {
+            chatwork_url: chatwork_url?,
+            chatwork_token: chatwork_token?,
+            simsimi_url: simsimi_url?,
+            simsimi_key: simsimi_key?,
+            lang,
+            ignore_accounts: ignore_accounts?,
+            fallback: fallback_in(lang, fallback?),
         })
     }
 }

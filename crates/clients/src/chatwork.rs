@@ -157,6 +157,8 @@ pub struct RoomMessage {
     pub body: String,
     /// When it was sent, Unix seconds.
     pub send_time: i64,
+    /// When it was last edited, Unix seconds; 0 if never.
+    pub update_time: i64,
 }
 
 /// Without the text, which belongs to people and not into logs.
@@ -177,6 +179,9 @@ struct RawMessage {
     account: Author,
     body: String,
     send_time: i64,
+    /// Nothing depends on it that would be worth to do without the list.
+    #[serde(default)]
+    update_time: i64,
 }
 
 #[derive(Deserialize)]
@@ -191,6 +196,7 @@ impl From<RawMessage> for RoomMessage {
             account_id: raw.account.account_id,
             body: raw.body,
             send_time: raw.send_time,
+            update_time: raw.update_time,
         }
     }
 }

@@ -227,7 +227,7 @@ fn wait(text: &str) -> Result<Duration, String> {
 }
 
 /// From when on everything is known that has become of events.
-fn oldest_kept(settings: &Settings, now: Timestamp) -> Timestamp {
+pub(super) fn oldest_kept(settings: &Settings, now: Timestamp) -> Timestamp {
     let outcomes = settings.outcomes_keep().saturating_sub(EDGE);
     let kept = if settings.archive_keep.is_zero() {
         outcomes

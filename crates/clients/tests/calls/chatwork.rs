@@ -226,6 +226,7 @@ async fn the_newest_messages_are_read_whatever_was_read_before() {
         account_id: AccountId(123),
         body: "Hi".to_owned(),
         send_time: 1_384_242_850,
+        update_time: 0,
     };
     assert_eq!(
         newest.map(|answered| answered.value),

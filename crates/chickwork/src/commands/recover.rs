@@ -1,0 +1,624 @@
+//! `chickwork recover`: after the ingress itself was out of reach nobody was told of what people said, and
+//! Chatwork does not tell twice. So the newest messages of the bot's rooms are read, and the mentions
+//! among them that neither came in nor have a reply are put into the queue, with consent.
+
+mod allowance;
+mod known;
+mod listing;
+mod missed;
+mod rooms;
+
+use std::collections::HashSet;
+use std::io::{self, BufWriter, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use chickwork_chatwork::id::{AccountId, RoomId};
+use chickwork_clients::chatwork::{self, CallError, Chatwork};
+use chickwork_queue::Queue;
+use chickwork_queue::event::{BotName, EventId};
+use chickwork_worker::Me;
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::{MissedTickBehavior, interval};
+
+use self::allowance::Allowance;
+use self::known::Memory;
+use self::listing::{Listing, State};
+use self::missed::{Mention, Mentions, Reach, Search};
+use self::rooms::{Headway, Place, Reader};
+use super::audit;
+use super::dead::on_queue;
+use crate::command_line;
+use crate::commands::{Call, Order};
+use crate::consent::Consent;
+use crate::filter::{self, Moment};
+use crate::progress::Progress;
+use crate::settings::parse::{self, Rate};
+use crate::settings::read::{Mistakes, Reader as SettingsReader};
+use crate::settings::{RecoverSettings, Role};
+use crate::shutdown::Shutdown;
+use crate::words;
+
+const ROLES: &[Role] = &[Role::Operator, Role::Recover];
+
+/// What takes longer than this is announced.
+const LONG: Duration = Duration::from_secs(10);
+/// How long the event at hand may take once the command is to stop.
+const FINISH_LIMIT: Duration = Duration::from_secs(10);
+/// Before people are asked, so many mentions are shown; `--dry-run` shows all.
+const SHOWN_BEFORE: usize = 50;
+/// So many rooms are named in notes; the others are counted.
+const ROOMS_NAMED: usize = 10;
+
+const NOTES: &str = "\
+After the ingress was out of reach: Chatwork sends a webhook once, so what was said meanwhile
+never came in. This reads the newest messages of the bot's rooms and looks for those that the
+worker would answer, to which the bot has not replied, and of which neither the archive nor the
+outcomes know. First they are shown, then you are asked, unless --yes. Each becomes an event of
+its own, and its id is printed when it is in the queue. One answer per message: should its
+webhook come in all the same, or somebody do this twice at once, the room hears one reply.
+
+Chatwork gives the newest 100 messages of a room, and no older ones. Where that does not reach
+back far enough, you are told. A message that was edited counts as it is now. A reply that a
+person gave does not count. Rooms in which the bot may only read are left out.
+
+Reading a room is one call of Chatwork's API. No more than a tenth of the account's limit is
+used, the part that workers keep for reads, and less where they have used up the rest. So many
+rooms take a while, which is told before. Ctrl-C stops, and says where.
+
+--json prints one object a line with id, bot, room_id, room, message_id, sender, sent_at, text and
+state: queued; with --dry-run missed, or too_old for what only --ignore-age queues. Times are
+RFC 3339; what is not known is null.
+
+Exits 0 when every room was read and every mention found is queued, or is too old, or only to be
+shown; else 1.
+
+Examples:
+  chickwork recover --dry-run
+  chickwork recover --since 2026-11-24T08:00:00Z
+  chickwork recover --room 123456789 --since 3h --ignore-age --yes";
+
+pub(crate) fn command() -> Command {
+    let flag = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name(value).help(help)
+    };
+    let switch = |name: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .action(ArgAction::SetTrue)
+            .help(help)
+    };
+    command_line::command(
+        "recover",
+        "Finds mentions that were missed while the ingress was out of reach, and queues them",
+        ROLES,
+    )
+    .next_help_heading(filter::HEADING)
+    .args([
+        flag(
+            "room",
+            "ID",
+            "Only of this room; may be repeated, or several with commas [default: all rooms of the bot]",
+        )
+        .value_delimiter(',')
+        .action(ArgAction::Append)
+        .value_parser(value_parser!(u64)),
+        flag("since", "WHEN", "Only what was written since then: a time (2026-11-24T08:00:00Z), or so long ago (2h, 7d) [default: as long as events are kept]")
+            .value_parser(filter::moment),
+        flag("until", "WHEN", "Only what was written until then, written in the same way")
+            .value_parser(filter::moment),
+        switch(
+            "ignore-age",
+            "Also what is older than CHICKWORK_MAX_AGE; its age counts from now on",
+        ),
+    ])
+    .next_help_heading("Options")
+    .args([
+        flag("bot", "NAME", "The bot, as the webhook's path and the queue name it")
+            .default_value("bot")
+            .value_parser(filter::bot),
+        flag("rate", "RATE", "Queues at most so many in so much time")
+            .default_value("10/1s")
+            .value_parser(parse::rate),
+        switch("dry-run", "Shows what would be queued, and ends"),
+        Consent::flag(),
+        switch("json", "Prints one JSON object a line"),
+    ])
+    .after_help(NOTES)
+}
+
+/// What was asked for.
+#[derive(Debug)]
+struct Errand {
+    /// Empty: all there are.
+    rooms: Vec<RoomId>,
+    since: Timestamp,
+    until: Timestamp,
+    /// What is older may be forgotten.
+    oldest_kept: Timestamp,
+    is_archived: bool,
+    ignore_age: bool,
+    max_age: SignedDuration,
+    ignored: Vec<AccountId>,
+    bot: BotName,
+    rate: Rate,
+    dry_run: bool,
+    consent: Consent,
+    json: bool,
+}
+
+pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
+    let mut reader = SettingsReader::new(&call.given, ROLES);
+    let settings = RecoverSettings::read(&mut reader);
+    let settings = reader.finish(settings)?;
+    let errand = Errand::of(&call.flags, &settings, Timestamp::now());
+    let allowance = Allowance::of(settings.account_limit);
+    let chatwork = chatwork::Settings {
+        url: settings.chatwork_url,
+        api_token: settings.chatwork_token.reveal().to_owned(),
+    };
+    let work = on_queue(settings.operator.queue, async move |queue| {
+        let chatwork = Chatwork::new(chatwork)
+            .context("CHATWORK_API_URL or CHATWORK_API_TOKEN cannot be used")?;
+        errand.run(queue, Reader::new(chatwork, allowance)).await
+    });
+    Ok(Order {
+        logging: settings.operator.logging,
+        work: Box::pin(work),
+    })
+}
+
+/// What was found.
+#[derive(Debug)]
+struct Found {
+    me: Me,
+    places: Vec<Place>,
+    mentions: Mentions,
+    /// When the first room was read.
+    begun: Timestamp,
+    /// Whether every room was read.
+    is_complete: bool,
+}
+
+impl Errand {
+    fn of(flags: &ArgMatches, settings: &RecoverSettings, now: Timestamp) -> Self {
+        let moment = |name: &str| {
+            let moment = flags.get_one::<Moment>(name).copied();
+            moment.map(|moment| moment.at(now))
+        };
+        let queue = &settings.operator.queue;
+        let oldest_kept = audit::oldest_kept(queue, now);
+        let rooms = flags.get_many("room").into_iter().flatten().copied();
+        let mut named = HashSet::new();
+        Self {
+            rooms: rooms
+                .map(RoomId)
+                .filter(|room| named.insert(*room))
+                .collect(),
+            since: moment("since").unwrap_or(oldest_kept),
+            until: moment("until").unwrap_or(Timestamp::MAX),
+            oldest_kept,
+            is_archived: !queue.archive_keep.is_zero(),
+            ignore_age: flags.get_flag("ignore-age"),
+            max_age: SignedDuration::try_from(settings.max_age).unwrap_or(SignedDuration::MAX),
+            ignored: settings.ignore_accounts.clone(),
+            bot: flags
+                .get_one::<BotName>("bot")
+                .expect("it has a default")
+                .clone(),
+            rate: *flags.get_one("rate").expect("it has a default"),
+            dry_run: flags.get_flag("dry-run"),
+            consent: Consent::of(flags),
+            json: flags.get_flag("json"),
+        }
+    }
+
+    async fn run(self, queue: &Queue, mut reader: Reader) -> anyhow::Result<ExitCode> {
+        if !self.dry_run {
+            self.consent.check()?;
+        }
+        queue.refuse_spool().await?;
+        let usable = queue.check().await;
+        usable.context("the queue cannot be used, so nothing was read")?;
+        let (_trigger, shutdown) =
+            Shutdown::on_signals(FINISH_LIMIT).context("cannot wait for signals")?;
+
+        let headway = Headway::default();
+        let found = tokio::select! {
+            found = self.find(queue, &mut reader, &headway) => found?,
+            () = shutdown.requested() => {
+                let (done, all) = (headway.done.get(), headway.all.get());
+                words::tell(format_args!("Stopped, with {done} of {all} rooms read; nothing was changed."));
+                return Ok(ExitCode::FAILURE);
+            }
+        };
+        let all_done = self.deal_with(found, queue, &shutdown).await?;
+        Ok(if all_done {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+
+    /// Reads the rooms, and takes out what is known.
+    async fn find(
+        &self,
+        queue: &Queue,
+        reader: &mut Reader,
+        headway: &Headway,
+    ) -> anyhow::Result<Found> {
+        let me = reader.me().await?;
+        let places = self.places(reader).await?;
+        headway.all.set(places.len());
+        let (time, calls, per) = reader.time_for(places.len());
+        if time >= LONG {
+            words::tell(format_args!(
+                "{} to be read, {calls} in {} at most, so that the rest of the rate limit is left to the workers: this takes about {}.",
+                words::count(places.len() as u64, "room"),
+                words::length(per),
+                words::length(time),
+            ));
+        }
+        let mut found = Found {
+            me,
+            places,
+            mentions: Mentions::new(),
+            begun: Timestamp::now(),
+            is_complete: true,
+        };
+        self.read_rooms(reader, headway, &mut found).await?;
+        let memory = self.memory(queue);
+        let known = memory.take_out_known(&mut found.mentions).await;
+        known.context("it cannot be seen what the queue knows of")?;
+        Ok(found)
+    }
+
+    async fn places(&self, reader: &mut Reader) -> anyhow::Result<Vec<Place>> {
+        if !self.rooms.is_empty() {
+            return Ok(self.rooms.iter().copied().map(Place::named).collect());
+        }
+        let (places, silent) = reader.places().await?;
+        if silent > 0 {
+            words::tell(format_args!(
+                "{} left out: the bot may only read there.",
+                match silent {
+                    1 => "1 room is".to_owned(),
+                    many => format!("{many} rooms are"),
+                }
+            ));
+        }
+        Ok(places)
+    }
+
+    /// Reads one room after the other; one that cannot be read does not keep it from the next.
+    async fn read_rooms(
+        &self,
+        reader: &mut Reader,
+        headway: &Headway,
+        found: &mut Found,
+    ) -> anyhow::Result<()> {
+        let search = Search {
+            me: found.me.clone(),
+            ignored: self.ignored.clone(),
+            since: self.since,
+            until: self.until,
+        };
+        let mut short_of = Vec::new();
+        for place in &found.places {
+            match reader.newest(place, headway).await {
+                Ok(newest) => {
+                    let (mentions, reach) = search.through(place.room, newest);
+                    let mentions = mentions.into_iter();
+                    let mentions = mentions.map(|mention| (mention.key(), mention));
+                    found.mentions.extend(mentions);
+                    short_of.extend(reach_note(place, reach));
+                }
+                Err(error @ CallError::Refused { status: 401, .. }) => return Err(error.into()),
+                Err(error) => {
+                    found.is_complete = false;
+                    words::tell(format_args!(
+                        "Room {} was not read: {error}.",
+                        place.shown()
+                    ));
+                }
+            }
+            headway.done.set(headway.done.get() + 1);
+        }
+        for note in short_of.iter().take(ROOMS_NAMED) {
+            words::tell(note);
+        }
+        if let Some(more @ 1..) = short_of.len().checked_sub(ROOMS_NAMED) {
+            words::tell(format_args!(
+                "So it is with {}.",
+                words::count(more as u64, "more room")
+            ));
+        }
+        Ok(())
+    }
+
+    fn memory<'a>(&'a self, queue: &'a Queue) -> Memory<'a> {
+        Memory {
+            queue,
+            bot: &self.bot,
+            is_archived: self.is_archived,
+            oldest_kept: self.oldest_kept,
+        }
+    }
+
+    /// Shows what was found, and queues it with consent. True when nothing is left to be done.
+    async fn deal_with(
+        &self,
+        found: Found,
+        queue: &Queue,
+        shutdown: &Shutdown,
+    ) -> anyhow::Result<bool> {
+        let Found {
+            me,
+            places,
+            mentions,
+            begun,
+            is_complete,
+        } = found;
+        let now = Timestamp::now();
+        let listing = Listing {
+            bot: &self.bot,
+            name: &me.name,
+            places: places.iter().map(|place| (place.room, place)).collect(),
+            now,
+        };
+        let mut mentions: Vec<Mention> = mentions.into_values().collect();
+        mentions.sort_by_key(|mention| mention.sent_at);
+        for note in self.caveats(&mentions) {
+            words::tell(note);
+        }
+        if mentions.is_empty() {
+            words::tell("No mention was missed, as far as can be seen.");
+            return Ok(is_complete);
+        }
+        if self.dry_run {
+            let written = self.write(&mentions, &listing, now);
+            for effect in self.effects(&mentions, now) {
+                words::tell(effect);
+            }
+            written?;
+            return Ok(is_complete);
+        }
+        // Whoever has closed stderr does without.
+        let _ = self.preview(&mentions, &listing, now);
+        mentions.retain(|mention| !self.is_left(mention, now));
+        if mentions.is_empty() {
+            return Ok(is_complete);
+        }
+        if !self.agreed(mentions.len() as u64, shutdown).await? {
+            words::tell("Nothing was changed.");
+            return Ok(false);
+        }
+        // Somebody else may have done so, and webhooks may have come in, while people were reading.
+        let mut left: Mentions = mentions
+            .iter()
+            .map(|mention| (mention.key(), mention.clone()))
+            .collect();
+        let memory = self.memory(queue);
+        memory.take_out_known_since(begun, &mut left).await?;
+        mentions.retain(|mention| left.contains_key(&mention.key()));
+        let all_queued = self
+            .put_in(queue, &me, mentions, &listing, shutdown)
+            .await?;
+        Ok(all_queued && is_complete)
+    }
+
+    /// Whether it is older than what is answered.
+    fn is_too_old(&self, mention: &Mention, now: Timestamp) -> bool {
+        now.duration_since(mention.written_at) > self.max_age
+    }
+
+    /// Whether it is not to be queued.
+    fn is_left(&self, mention: &Mention, now: Timestamp) -> bool {
+        !self.ignore_age && self.is_too_old(mention, now)
+    }
+
+    /// Of what is not known for certain.
+    fn caveats(&self, mentions: &[Mention]) -> Vec<String> {
+        let mut caveats = Vec::new();
+        let oldest = mentions.iter().map(|mention| mention.sent_at).min();
+        if oldest.is_some_and(|oldest| oldest < self.oldest_kept) {
+            caveats.push(format!(
+                "What came in before {} is being forgotten (CHICKWORK_ARCHIVE_KEEP): of what was written before, some may have come in and been ignored.",
+                words::time(self.oldest_kept)
+            ));
+        }
+        if !mentions.is_empty() && !self.is_archived {
+            caveats.push(
+                "There is no archive (CHICKWORK_ARCHIVE_KEEP is 0): some of these may wait in the queue already. Each is answered once."
+                    .to_owned(),
+            );
+        }
+        caveats
+    }
+
+    /// All of it on stdout.
+    fn write(&self, mentions: &[Mention], listing: &Listing<'_>, now: Timestamp) -> io::Result<()> {
+        let mut out = BufWriter::new(io::stdout().lock());
+        for mention in mentions {
+            let is_too_old = self.is_too_old(mention, now);
+            if self.json {
+                let state = match self.is_left(mention, now) {
+                    true => State::TooOld,
+                    false => State::Missed,
+                };
+                listing.json(mention, None, state, &mut out)?;
+            } else {
+                listing.line(mention, is_too_old, &mut out)?;
+            }
+        }
+        out.flush()
+    }
+
+    /// What will happen, on stderr.
+    fn preview(
+        &self,
+        mentions: &[Mention],
+        listing: &Listing<'_>,
+        now: Timestamp,
+    ) -> io::Result<()> {
+        let mut out = io::stderr().lock();
+        for mention in mentions.iter().take(SHOWN_BEFORE) {
+            listing.line(mention, self.is_too_old(mention, now), &mut out)?;
+        }
+        if let Some(more @ 1..) = mentions.len().checked_sub(SHOWN_BEFORE) {
+            writeln!(out, "  and {more} more; --dry-run shows all.")?;
+        }
+        for effect in self.effects(mentions, now) {
+            writeln!(out, "{effect}")?;
+        }
+        let pauses = u32::try_from(mentions.len()).unwrap_or(u32::MAX);
+        let time = self.pause().saturating_mul(pauses);
+        if time >= LONG {
+            writeln!(out, "This takes about {}; see --rate.", words::length(time))?;
+        }
+        Ok(())
+    }
+
+    /// What will happen, in sentences.
+    fn effects(&self, mentions: &[Mention], now: Timestamp) -> Vec<String> {
+        let left = mentions.iter().filter(|mention| self.is_left(mention, now));
+        let left = left.count();
+        let to_queue = mentions.len() - left;
+        let mut effects = Vec::new();
+        if to_queue > 0 {
+            effects.push(format!(
+                "{} to be queued; SimSimi may be asked {}. Each is answered once.",
+                words::count(to_queue as u64, "missed mention"),
+                words::count(to_queue as u64, "time"),
+            ));
+        }
+        if left > 0 {
+            effects.push(format!(
+                "{} older than CHICKWORK_MAX_AGE, and left; --ignore-age queues {}.",
+                match left {
+                    1 => "1 missed mention is".to_owned(),
+                    many => format!("{many} missed mentions are"),
+                },
+                if left == 1 { "it" } else { "them" },
+            ));
+        }
+        effects
+    }
+
+    /// Asks. A signal while somebody is asked is a no.
+    async fn agreed(&self, mentions: u64, shutdown: &Shutdown) -> anyhow::Result<bool> {
+        let these = words::count(mentions, "mention");
+        tokio::select! {
+            agreed = self.consent.to(format!("Queue {these}?")) => agreed,
+            () = shutdown.requested() => {
+                // The question stands there without an answer.
+                words::tell("");
+                Ok(false)
+            }
+        }
+    }
+
+    /// From one event to the next.
+    fn pause(&self) -> Duration {
+        self.rate.per / self.rate.calls
+    }
+
+    /// Queues them. True when all of them are.
+    async fn put_in(
+        &self,
+        queue: &Queue,
+        me: &Me,
+        mentions: Vec<Mention>,
+        listing: &Listing<'_>,
+        shutdown: &Shutdown,
+    ) -> anyhow::Result<bool> {
+        let publisher = queue.publisher();
+        let mut pace = interval(self.pause());
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let total = mentions.len() as u64;
+        let mut progress = Progress::of(total);
+        let mut end = End::Reached;
+        for mention in mentions {
+            tokio::select! {
+                biased;
+                () = shutdown.requested() => {
+                    end = End::Stopped;
+                    break;
+                }
+                _ = pace.tick() => {}
+            }
+            let event = mention.event(&self.bot, me, Timestamp::now());
+            let published = tokio::select! {
+                published = publisher.recover(&event) => published,
+                () = shutdown.deadline() => {
+                    end = End::Stopped;
+                    break;
+                }
+            };
+            if let Err(error) = published {
+                end = End::Failed(error.into());
+                break;
+            }
+            progress.step();
+            if self.print(&mention, event.id, listing).is_err() {
+                end = End::Unread;
+                break;
+            }
+        }
+        let done = progress.done();
+        drop(progress);
+        let left = total - done;
+        let rest = match &end {
+            _ if left == 0 => String::new(),
+            End::Reached | End::Stopped | End::Failed(_) => format!("; stopped, {left} left"),
+            End::Unread => format!("; nobody reads on, so stopped, {left} left"),
+        };
+        words::tell(format_args!("{done} of {total} queued{rest}."));
+        match end {
+            End::Failed(error) => Err(error.context("the queue does not take them")),
+            End::Reached | End::Stopped | End::Unread => Ok(left == 0),
+        }
+    }
+
+    fn print(&self, mention: &Mention, id: EventId, listing: &Listing<'_>) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        if self.json {
+            listing.json(mention, Some(id), State::Queued, &mut out)
+        } else {
+            writeln!(out, "{id}")
+        }
+    }
+}
+
+/// How it ended.
+#[derive(Debug)]
+enum End {
+    /// Nothing is left.
+    Reached,
+    /// A signal came.
+    Stopped,
+    /// Whoever read the results has gone.
+    Unread,
+    Failed(anyhow::Error),
+}
+
+/// What is said of a room that was not seen as far back as was asked for.
+fn reach_note(place: &Place, reach: Reach) -> Option<String> {
+    let room = place.shown();
+    Some(match reach {
+        Reach::FarEnough => return None,
+        Reach::To(oldest) => format!(
+            "Room {room}: the newest messages reach back only to {}; mentions before that cannot be seen.",
+            words::time(oldest)
+        ),
+        Reach::Hidden(Some(oldest)) => format!(
+            "Room {room}: Chatwork hides what is older than {} (the account's plan); mentions before that cannot be seen.",
+            words::time(oldest)
+        ),
+        Reach::Hidden(None) => format!(
+            "Room {room}: Chatwork hides all messages (the account's plan); mentions cannot be seen."
+        ),
+    })
+}
