@@ -24,11 +24,17 @@ const SERVICES: &[(&str, &[&str])] = &[
             "dead show",
             "dead retry",
             "dead drop",
+            "events list",
+            "events show",
+            "events export",
+            "events purge",
+            "replay",
+            "recover",
         ],
     ),
 ];
 
-/// Of the worker, which is the only one to call anybody; the HTTP client reads these by itself.
+/// Of those who call others: the HTTP client reads these by itself.
 const PROXY: [&str; 2] = ["HTTPS_PROXY", "NO_PROXY"];
 
 /// What Compose itself reads from `.env`.
@@ -45,7 +51,7 @@ fn each_service_is_given_what_its_command_reads_and_nothing_else() -> anyhow::Re
     let stack = Stack::read()?;
     for (service, commands) in SERVICES {
         let mut reads = names(&settings_of(commands)?);
-        if *service == "worker" {
+        if ["worker", "operator"].contains(service) {
             reads.extend(PROXY.map(str::to_owned));
         }
         let given: BTreeSet<String> = stack.environment(service)?.into_keys().collect();

@@ -7,8 +7,9 @@ use anyhow::{Context, ensure};
 use chickwork_chatwork::signature::Token;
 use chickwork_queue::job::Cause;
 use chickwork_sandbox::fault::{Call, Fault, Service};
-use chickwork_sandbox::{DEMO_WEBHOOK_TOKEN, webhook};
-use chickwork_tests::bot::{Bot, Plan};
+use chickwork_sandbox::ledger::Ledger;
+use chickwork_sandbox::{DEMO_API_TOKEN, DEMO_WEBHOOK_TOKEN, Say, webhook};
+use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY, mentioning};
 use chickwork_tests::process::chickwork;
 use chickwork_tests::stage::{Kind, SOON, Stage, a_namespace, soon, within};
 use futures_util::StreamExt as _;
@@ -111,7 +112,10 @@ async fn operator(bot: &Bot, words: &[&str]) -> anyhow::Result<Said> {
     command
         .args(words)
         .env("CHICKWORK_QUEUE", address(bot.stage(), "operator")?)
-        .env("CHICKWORK_NAMESPACE", bot.stage().namespace());
+        .env("CHICKWORK_NAMESPACE", bot.stage().namespace())
+        // For those that speak to the services as the bot.
+        .env("CHATWORK_API_TOKEN", DEMO_API_TOKEN)
+        .env("CHATWORK_API_URL", bot.sandbox.chatwork_url());
     let output = within(LOOK, "the command has ended", command.output()).await??;
     let said = Said {
         code: output.status.code(),
@@ -357,6 +361,65 @@ pub(super) async fn an_operator_needs_nobody_but_the_operators_user() -> anyhow:
     bot.end().await
 }
 
+/// What came in and what becomes of it again: each command of the kind, by the operator's user.
+pub(super) async fn what_came_in_is_shown_replayed_recovered_and_forgotten_by_the_operators_user()
+-> anyhow::Result<()> {
+    let mut bot = started(bot_on(imported().await?).await?).await?;
+    let answered = bot.mention("echo answered").await?;
+    bot.posted(SOON, &answered).await?;
+    bot.sandbox
+        .break_down(Fault::status(Service::Chatwork, 400).on(Call::Post));
+    let buried = bot.mention("echo buried").await?;
+    bot.buried(BACK, &buried).await?;
+    let listed = operated(&bot, &["events", "list", "--json"]).await?;
+    assert_eq!(listed.len(), 2, "{listed:?}");
+    let id = listed[0]["id"].as_str().context("an id")?.to_owned();
+    operated(&bot, &["events", "show", &id, "--json"]).await?;
+    assert_eq!(operated(&bot, &["events", "export"]).await?.len(), 2);
+
+    // From the dead letters, and what was answered once more from the archive.
+    for replay in [
+        &["replay", "--from", "dead", "--all", "--yes"][..],
+        &[
+            "replay",
+            "--state",
+            "answered",
+            "--message",
+            answered.as_str(),
+            "--again",
+            "--yes",
+        ],
+    ] {
+        let said = operator(&bot, replay).await?;
+        assert_eq!(said.code, Some(0), "{said:?}");
+    }
+    assert_eq!(bot.answer_within(BACK, &buried).await?, "buried");
+    let twice = |ledger: &Ledger| ledger.answers_to(&answered).len() == 2;
+    assert!(bot.sandbox.until(BACK, twice).await, "answered again");
+
+    // Nobody hears of this one.
+    bot.front.kill().await?;
+    let text = mentioning("echo missed");
+    let missed = bot.sandbox.say(Say::new(ROOM, SOMEBODY, text)).await;
+    let said = operator(&bot, &["recover", "--since", "1h", "--yes"]).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let missed = missed.message_id;
+    assert_eq!(bot.answer_within(BACK, &missed).await?, "missed");
+    bot.posted(BACK, &missed).await?;
+    // It is archived as if it had come in.
+    let listed = operated(&bot, &["events", "list", "--json"]).await?;
+    assert_eq!(listed.len(), 3, "{listed:?}");
+
+    let room = ROOM.to_string();
+    let purge = ["events", "purge", "--room", &room, "--yes"];
+    let said = operator(&bot, &purge).await?;
+    assert_eq!(said.code, Some(1), "the streams remain: {said:?}");
+    bot.front.start()?;
+    bot.ready().await?;
+    nothing_was_refused(&bot)?;
+    bot.end().await
+}
+
 /// A user of the broker who tries things that are none of its business.
 struct Intruder {
     connection: Connection,
@@ -476,7 +539,7 @@ pub(super) async fn no_user_of_a_role_may_do_more_than_the_role_needs() -> anyho
         ),
         (
             "operator",
-            &["in", "due", "outcomes", "letters"],
+            &["in", "events", "due", "outcomes", "letters"],
             &["dead", "letters", "archive", "outcomes"],
         ),
     ] {

@@ -1,0 +1,454 @@
+//! `chickwork events purge`: what is kept of a room or a message is forgotten before its time, where
+//! that can be done. Where it cannot, the command says what remains, and until when.
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use chickwork_chatwork::id::{MessageId, RoomId};
+use chickwork_queue::Queue;
+use chickwork_queue::dead::{DeadLetter, Verdict};
+use chickwork_queue::event::BotName;
+use chickwork_queue::purge::{Kept, Purged, Whose};
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::super::dead::{on_queue, settings, take};
+use crate::commands::{Call, Order};
+use crate::consent::Consent;
+use crate::filter::{HEADING, bot};
+use crate::progress::{Looking, Progress};
+use crate::settings::read::Mistakes;
+use crate::shutdown::Shutdown;
+use crate::{command_line, output, words};
+
+/// How long what is at hand may take once the command is to stop.
+const FINISH_LIMIT: Duration = Duration::from_secs(30);
+/// What stands in the outcomes of dead letters that are dropped, unless a reason is given.
+const USUAL_REASON: &str = "events purge";
+
+const NOTES: &str = "\
+Forgotten are: the archived events, what outcomes quote of questions and answers,
+and the dead letters. What became of each event stays known, without words, so
+nothing is answered twice and `audit` can explain it. What still waits to be
+answered is left: run this again once it was.
+
+On a file it is gone from the disk. A broker cannot forget single messages: there
+the dead letters are dropped, and you are told what remains, until when, and what
+can be done. First you are told what will happen, then you are asked, unless --yes.
+Exits 0 when nothing is left, else 1.
+
+Examples:
+  chickwork events purge --room 446240519 --dry-run
+  chickwork events purge --message 446240519-1795508813713968449
+  chickwork events purge --room 446240519 --reason 'asked for by its owner' --yes";
+
+/// What the broker's log of dead letters means for whoever wants something forgotten.
+const LETTERS_REMAIN: &str = "\
+The log of dead letters may keep copies of dropped ones until 200 MB of younger ones have come.";
+const STREAMS_REMAIN: &str = "\
+If that is too late, delete the stream as a whole, which costs the memory of all rooms:
+see \"Forgetting on request\" in docs/operations.md.";
+
+pub(crate) fn command() -> Command {
+    let switch = |name: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .action(ArgAction::SetTrue)
+            .help(help)
+    };
+    let flag = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name(value)
+            .help_heading(HEADING)
+            .help(help)
+    };
+    command_line::operators("purge", "Forgets what is kept of a room or a message")
+        .arg(flag("room", "ID", "What was said in this room").value_parser(value_parser!(u64)))
+        .arg(
+            flag(
+                "message",
+                "ROOM-MESSAGE",
+                "What has to do with this message, as in the end of its link",
+            )
+            .value_parser(message),
+        )
+        .arg(flag("bot", "NAME", "Only what was sent to this bot").value_parser(bot))
+        .group(
+            ArgGroup::new("which")
+                .args(["room", "message"])
+                .required(true),
+        )
+        .arg(
+            Arg::new("reason")
+                .long("reason")
+                .value_name("TEXT")
+                .value_parser(take::reason)
+                .default_value(USUAL_REASON)
+                .help("Why; kept in the outcomes of each dropped dead letter"),
+        )
+        .arg(switch("dry-run", "Says what would happen, and ends"))
+        .arg(Consent::flag())
+        .arg(switch("json", "Prints what was done as JSON"))
+        .after_help(NOTES)
+}
+
+/// `ROOM-MESSAGE` on the command line, also with what stands before it in a link.
+fn message(text: &str) -> Result<(RoomId, MessageId), String> {
+    let named = text.rsplit_once("#!rid").map_or(text, |(_, named)| named);
+    let parts = named.split_once('-').and_then(|(room, message)| {
+        Some((RoomId(room.parse().ok()?), MessageId::new(message).ok()?))
+    });
+    parts.ok_or_else(|| {
+        "is no room and message, such as 446240519-1795508813713968449 at the end of a link"
+            .to_owned()
+    })
+}
+
+/// What was asked for.
+#[derive(Debug)]
+struct Errand {
+    whose: Whose,
+    reason: String,
+    dry_run: bool,
+    consent: Consent,
+    json: bool,
+}
+
+/// What was done, or would be; a contract.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    room_id: RoomId,
+    message_id: Option<&'a MessageId>,
+    bot: Option<&'a BotName>,
+    dry_run: bool,
+    /// What was forgotten, or would be.
+    events: u64,
+    texts: u64,
+    letters: u64,
+    /// Events that wait to be answered, and were left.
+    waiting: u64,
+    /// What was not forgotten, and until when it stays at the latest.
+    remaining_events: u64,
+    remaining_texts: u64,
+    remaining_letters: u64,
+    until: Option<Timestamp>,
+}
+
+pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
+    let settings = settings(call)?;
+    let errand = Errand::of(&call.flags);
+    let work = on_queue(settings.queue, async move |queue| errand.run(queue).await);
+    Ok(Order {
+        logging: settings.logging,
+        work: Box::pin(work),
+    })
+}
+
+impl Errand {
+    fn of(flags: &ArgMatches) -> Self {
+        let bot = flags.get_one("bot").cloned();
+        let whose = match flags.get_one::<(RoomId, MessageId)>("message").cloned() {
+            Some((room, message)) => Whose {
+                room,
+                message: Some(message),
+                bot,
+            },
+            None => Whose {
+                room: RoomId(*flags.get_one("room").expect("one of the group is required")),
+                message: None,
+                bot,
+            },
+        };
+        Self {
+            whose,
+            reason: flags
+                .get_one::<String>("reason")
+                .expect("it has a default")
+                .clone(),
+            dry_run: flags.get_flag("dry-run"),
+            consent: Consent::of(flags),
+            json: flags.get_flag("json"),
+        }
+    }
+
+    async fn run(self, queue: &Queue) -> anyhow::Result<ExitCode> {
+        queue.refuse_spool().await?;
+        let looked = Arc::<AtomicU64>::default();
+        let reading = queue.kept_of(&self.whose, || {
+            looked.fetch_add(1, Ordering::Relaxed);
+        });
+        let kept = Looking::through(looked.clone())
+            .wait(reading, || Ok(()))
+            .await??;
+        let can = queue.forgets_single_messages();
+        let nothing = kept.events + kept.texts == 0 && kept.letters.is_empty();
+        if nothing && kept.waiting == 0 {
+            words::tell(format_args!("Nothing is kept of {}.", Named(&self.whose)));
+            if !can {
+                words::tell(LETTERS_REMAIN);
+            }
+            return self.done(&kept, &Done::nothing(), ExitCode::SUCCESS);
+        }
+        for sentence in preview(&self.whose, &kept, can) {
+            words::tell(sentence);
+        }
+        if self.dry_run {
+            return self.done(&kept, &Done::all(&kept, can), ExitCode::SUCCESS);
+        }
+        if nothing || !can && kept.letters.is_empty() {
+            words::tell("Nothing was changed.");
+            return self.done(&kept, &Done::nothing(), ExitCode::FAILURE);
+        }
+        if !self.consent.to(question(&kept, can)).await? {
+            words::tell("Nothing was changed.");
+            return Ok(ExitCode::FAILURE);
+        }
+        let done = self.perform(queue, &kept.letters).await?;
+        words::tell(format_args!(
+            "Forgotten: {}.",
+            things(done.purged.events, done.purged.texts, done.letters)
+        ));
+        if can && !done.stopped && !done.purged.journal_emptied {
+            words::tell(
+                "Somebody keeps the file's journal from being emptied, which has copies. Run this again, \
+                 or see to it that a worker or an ingress uses the file for a minute.",
+            );
+        }
+        if done.stopped {
+            words::tell("Stopped before the end: run this again for the rest.");
+        }
+        let is_left = done.stopped
+            || kept.waiting > 0
+            || !can
+            || !done.purged.journal_emptied
+            || done.letters < kept.letters.len() as u64;
+        let code = if is_left {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        };
+        self.done(&kept, &done, code)
+    }
+
+    /// Does it, or as much of it as there is time for.
+    async fn perform(&self, queue: &Queue, letters: &[DeadLetter]) -> anyhow::Result<Done> {
+        // From here on: a prompt is better interrupted in the usual way.
+        let (_trigger, shutdown) =
+            Shutdown::on_signals(FINISH_LIMIT).context("cannot wait for signals")?;
+        let mut done = Done::nothing();
+        let verdict = Verdict::Drop {
+            reason: self.reason.clone(),
+        };
+        let mut progress = Progress::of(letters.len() as u64);
+        let mut taking = queue.dead_letters().take(letters.to_vec(), verdict);
+        // First the letters: their bytes are in the file until they are dropped.
+        loop {
+            if shutdown.is_requested() {
+                done.stopped = true;
+                return Ok(done);
+            }
+            let taken = tokio::select! {
+                taken = taking.next() => taken.context("the dead letters cannot be dropped")?,
+                () = shutdown.deadline() => None,
+            };
+            if taken.is_none() {
+                break;
+            }
+            done.letters += 1;
+            progress.step();
+        }
+        drop(progress);
+        tokio::select! {
+            purged = queue.purge(&self.whose) => {
+                let purged = purged.context("what is kept cannot be removed")?;
+                done.purged = purged.unwrap_or_default();
+            }
+            () = shutdown.deadline() => done.stopped = true,
+        }
+        Ok(done)
+    }
+
+    /// Prints what was done, if that is wanted.
+    fn done(&self, kept: &Kept, done: &Done, code: ExitCode) -> anyhow::Result<ExitCode> {
+        if !self.json {
+            return Ok(code);
+        }
+        let letters = kept.letters.len() as u64;
+        let remaining_events = kept.events.saturating_sub(done.purged.events);
+        let remaining_texts = kept.texts.saturating_sub(done.purged.texts);
+        let report = Report {
+            room_id: self.whose.room,
+            message_id: self.whose.message.as_ref(),
+            bot: self.whose.bot.as_ref(),
+            dry_run: self.dry_run,
+            events: done.purged.events,
+            texts: done.purged.texts,
+            letters: done.letters,
+            waiting: kept.waiting,
+            remaining_events,
+            remaining_texts,
+            remaining_letters: letters.saturating_sub(done.letters),
+            until: kept.until,
+        };
+        output::end(output::json(&report, &mut io::stdout().lock()), code)
+    }
+}
+
+/// What was done.
+#[derive(Debug)]
+struct Done {
+    letters: u64,
+    purged: Purged,
+    stopped: bool,
+}
+
+impl Done {
+    fn nothing() -> Self {
+        Self {
+            letters: 0,
+            purged: Purged::default(),
+            stopped: false,
+        }
+    }
+
+    /// All that can be done.
+    fn all(kept: &Kept, can: bool) -> Self {
+        let purged = Purged {
+            events: kept.events,
+            texts: kept.texts,
+            journal_emptied: true,
+        };
+        Self {
+            letters: kept.letters.len() as u64,
+            purged: if can { purged } else { Purged::default() },
+            stopped: false,
+        }
+    }
+}
+
+/// Whose it is, in words.
+struct Named<'a>(&'a Whose);
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Whose { room, message, bot } = self.0;
+        match message {
+            Some(message) => write!(f, "message {message} of room {room}")?,
+            None => write!(f, "room {room}")?,
+        }
+        match bot {
+            Some(bot) => write!(f, ", sent to {bot}"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn things(events: u64, texts: u64, letters: u64) -> String {
+    format!(
+        "{}, {} with words, {}",
+        words::count(events, "archived event"),
+        words::count(texts, "outcome"),
+        words::count(letters, "dead letter")
+    )
+}
+
+/// What will happen, in sentences.
+fn preview(whose: &Whose, kept: &Kept, can: bool) -> Vec<String> {
+    let letters = kept.letters.len() as u64;
+    let all = things(kept.events, kept.texts, letters);
+    let mut said = vec![format!("Kept of {}: {all}.", Named(whose))];
+    if kept.waiting > 0 {
+        said.push(format!(
+            "Left, as they wait to be answered: {}, with all that belongs to them.",
+            words::count(kept.waiting, "event")
+        ));
+    }
+    if can {
+        said.push("What became of each event stays known, without words.".to_owned());
+    } else {
+        if let Some(until) = kept.until {
+            said.push(format!(
+                "A broker cannot forget single messages: the archived events and outcomes stay, until {} at \
+                 the latest.",
+                words::time(until)
+            ));
+            said.push(STREAMS_REMAIN.to_owned());
+        }
+        said.push(LETTERS_REMAIN.to_owned());
+    }
+    if letters > 0 {
+        said.push("Who was not answered because of a dead letter never will be.".to_owned());
+    }
+    said
+}
+
+fn question(kept: &Kept, can: bool) -> String {
+    let letters = kept.letters.len() as u64;
+    if can {
+        let all = things(kept.events, kept.texts, letters);
+        format!("Forget {all} for good?")
+    } else {
+        let these = words::count(letters, "dead letter");
+        format!("Drop {these} for good?")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_named_by_its_room_and_its_id_or_by_its_link() {
+        let named = (RoomId(42), MessageId::new("7").expect("a digit"));
+        for text in ["42-7", "#!rid42-7", "https://www.chatwork.com/#!rid42-7"] {
+            assert_eq!(message(text).as_ref(), Ok(&named), "{text}");
+        }
+        for text in [
+            "",
+            "42",
+            "7",
+            "42-",
+            "-7",
+            "x-7",
+            "42-y",
+            "42-7-8",
+            "https://x/42-7",
+        ] {
+            let error = message(text).expect_err(text);
+            assert!(error.contains("446240519-"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_a_broker_keeps_is_said_with_its_date_and_what_can_be_done() {
+        let whose = Whose {
+            room: RoomId(42),
+            message: None,
+            bot: None,
+        };
+        let kept = Kept {
+            events: 2,
+            texts: 1,
+            until: Some("2026-12-24T08:00:00Z".parse().expect("a time")),
+            ..Kept::default()
+        };
+        let said = preview(&whose, &kept, false).join(" ");
+        for part in [
+            "2 archived events",
+            "1 outcome with",
+            "2026-12-24T08:00:00Z",
+            "operations.md",
+        ] {
+            assert!(said.contains(part), "{part} in {said}");
+        }
+        let said = preview(&whose, &kept, true).join(" ");
+        assert!(!said.contains("2026") && !said.contains("broker"), "{said}");
+    }
+}
