@@ -3,10 +3,15 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use chickwork_queue::audit::PutBack;
 use chickwork_queue::dead::Held;
+use chickwork_queue::event::Event;
 use chickwork_queue::job::{Cause, Settlement, Work};
 use chickwork_queue::{Location, OpenError, Queue};
-use chickwork_tests::stage::{Kind, Stage, an_event, dead_letters, next, nothing, settle};
+use chickwork_tests::stage::{
+    Kind, Stage, an_event, dead_letters, next, nothing, put_back, retry, settle,
+};
+use jiff::Timestamp;
 use rusqlite::Connection;
 
 use super::tell;
@@ -71,6 +76,86 @@ fn a_command_that_only_looks_creates_no_file() -> anyhow::Result<()> {
             .await?;
         let queue = Queue::open_existing(settings).await?;
         settle(next(&mut queue.claim_asks(LIMIT)).await?, Settlement::Done).await
+    })
+}
+
+/// The tables as they were before messages could be answered again.
+const WITHOUT_AGAIN: &str =
+    include_str!("../../crates/queue/tests/data/schema.v1.without_again.sql");
+/// The columns that its jobs, dead letters and archived events share.
+const ITS_CONTENT: &str =
+    "id, bot, event_type, room_id, message_id, received_at, put_back_at, replay, body";
+
+#[test]
+fn a_file_of_a_release_before_rounds_is_used_and_goes_on_being_used_by_that_release()
+-> anyhow::Result<()> {
+    in_a_file(async |stage: Stage| {
+        let older = file_of(&stage)?;
+        older.execute_batch(WITHOUT_AGAIN)?;
+        older.execute_batch("PRAGMA application_id = 0x43686b57; PRAGMA user_version = 1")?;
+        let store = |event: &Event, table: &str, own: &str, values: &str| {
+            let insert = format!(
+                "INSERT INTO {table} ({own}{ITS_CONTENT}) VALUES ({values}?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8)"
+            );
+            older.execute(
+                &insert,
+                rusqlite::params![
+                    event.id.to_string(),
+                    event.bot.as_str(),
+                    event.event_type,
+                    event.room_id.map(|room| room.0.cast_signed()),
+                    event.message_id.as_ref().map(|message| message.as_str()),
+                    event.received_at.as_millisecond(),
+                    event.put_back_at.map(Timestamp::as_millisecond),
+                    event.body.to_vec(),
+                ],
+            )
+        };
+        let (waiting, buried, later) = (an_event(1), an_event(2), an_event(3));
+        let job = |event: &Event| store(event, "jobs", "queue, due, ", "'ask', 0, ");
+        job(&waiting)?;
+        store(&waiting, "archive", "", "")?;
+        let burial = "queue, step, cause, error, buried_at, attempts, ";
+        store(
+            &buried,
+            "dead",
+            burial,
+            "'ask', 'ask', 'exhausted', 'no', 0, 1, ",
+        )?;
+
+        let queue = stage.queue().await?;
+        let mut archive = queue.archive().read(Timestamp::UNIX_EPOCH);
+        ensure!(archive.next().await? == Some(waiting.clone()));
+        let mut asks = queue.claim_asks(LIMIT);
+        let claim = next(&mut asks).await?;
+        ensure!(matches!(&claim.job().work, Work::Ask(event) if *event == waiting));
+        settle(claim, Settlement::Done).await?;
+        let again = Some(Timestamp::from_millisecond(1_000)?);
+        queue
+            .put_back(
+                waiting.clone(),
+                PutBack {
+                    again,
+                    ..put_back(0, "again")
+                },
+            )
+            .await?;
+        let claim = next(&mut asks).await?;
+        ensure!(matches!(&claim.job().work, Work::Ask(event) if event.again == again));
+        settle(claim, Settlement::Done).await?;
+        let letters = dead_letters(&queue).await?;
+        ensure!(
+            letters.len() == 1 && letters[0].id == buried.id,
+            "{letters:?}"
+        );
+        retry(&queue, letters).await?;
+        settle(next(&mut asks).await?, Settlement::Done).await?;
+
+        // The older one is still running beside it.
+        job(&later)?;
+        let claim = next(&mut asks).await?;
+        ensure!(matches!(&claim.job().work, Work::Ask(event) if *event == later));
+        settle(claim, Settlement::Done).await
     })
 }
 

@@ -130,6 +130,7 @@ conformance! {
             what_waits_nowhere_is_unexplained,
             an_event_that_was_archived_twice_is_listed_once,
             a_story_is_told_from_the_first_line_to_the_last,
+            what_a_person_did_about_an_event_much_later_is_told,
             the_stories_of_a_message_are_those_of_every_event_about_it,
             a_story_is_told_of_what_is_not_in_the_archive,
             events_are_listed_to_an_end_while_others_write,

@@ -250,6 +250,51 @@ fn what_the_broker_does_not_take_waits_and_arrives_as_it_was_and_in_order() -> a
 }
 
 #[test]
+fn what_was_forwarded_tells_when_it_was_received_and_when_the_broker_took_it() -> anyhow::Result<()>
+{
+    on_a_scene(async |mut scene: Scene| {
+        let ingress = scene.ingress().await?;
+        let straight = an_event(0);
+        ensure!(ingress.publisher.publish(&straight).await? == Stored::Broker);
+        scene.door.shut().await;
+        let waited = an_event(1);
+        ensure!(ingress.publisher.publish(&waited).await? == Stored::Spool);
+        let back = Timestamp::now();
+        scene.door.open().await?;
+        let direct = scene.stage.queue().await?;
+        let mut follow = direct.outcomes().follow(Timestamp::UNIX_EPOCH);
+        let told = soon("both are told of", async {
+            let mut told = Vec::new();
+            while told.len() < 2 {
+                if let Entry::Outcome(outcome) = follow.next().await {
+                    told.push(outcome);
+                }
+            }
+            told
+        });
+        for outcome in told.await? {
+            let What::Received {
+                stored,
+                forwarded_at,
+            } = outcome.what
+            else {
+                bail!("{outcome:?}")
+            };
+            let (event, expected) = match stored {
+                Stored::Spool => (&waited, true),
+                _ => (&straight, false),
+            };
+            ensure!((outcome.id, outcome.at) == (event.id, event.received_at));
+            ensure!(
+                forwarded_at.is_some_and(|at| at >= back) == expected,
+                "{forwarded_at:?}"
+            );
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn what_waits_becomes_what_it_was_to_become() -> anyhow::Result<()> {
     on_a_scene(async |mut scene: Scene| {
         let ingress = scene.ingress().await?;
