@@ -68,8 +68,8 @@ Reading a room is one call of Chatwork's API. No more than a tenth of the accoun
 used, the part that workers keep for reads, and less where they have used up the rest. So many
 rooms take a while, which is told before. Ctrl-C stops, and says where.
 
---json prints one object a line with id, bot, room_id, room, message_id, sender, sent_at, text and
-state: queued; with --dry-run missed, or too_old for what only --ignore-age queues. Times are
+--json prints one object a line with id, bot, room_id, room, message_id, sender, sent_at, text
+and state: queued; with --dry-run missed, or too_old for what only --ignore-age queues. Times are
 RFC 3339; what is not known is null.
 
 Exits 0 when every room was read and every mention found is queued, or is too old, or only to be
@@ -370,12 +370,15 @@ impl Errand {
         };
         let mut mentions: Vec<Mention> = mentions.into_values().collect();
         mentions.sort_by_key(|mention| mention.sent_at);
-        for note in self.caveats(&mentions) {
-            words::tell(note);
-        }
         if mentions.is_empty() {
             words::tell("No mention was missed, as far as can be seen.");
             return Ok(is_complete);
+        }
+        let spools = queue.reports().await?.into_iter();
+        let spools = spools.filter_map(|report| report.spool);
+        let spooled = spools.map(|spool| spool.events).sum();
+        for caveat in self.caveats(&mentions, spooled) {
+            words::tell(caveat);
         }
         if self.dry_run {
             let written = self.write(&mentions, &listing, now);
@@ -419,8 +422,8 @@ impl Errand {
         !self.ignore_age && self.is_too_old(mention, now)
     }
 
-    /// Of what is not known for certain.
-    fn caveats(&self, mentions: &[Mention]) -> Vec<String> {
+    /// What is not known for certain about these, with so many events in the spools of ingresses.
+    fn caveats(&self, mentions: &[Mention], spooled: u64) -> Vec<String> {
         let mut caveats = Vec::new();
         let oldest = mentions.iter().map(|mention| mention.sent_at).min();
         if oldest.is_some_and(|oldest| oldest < self.oldest_kept) {
@@ -429,7 +432,16 @@ impl Errand {
                 words::time(self.oldest_kept)
             ));
         }
-        if !mentions.is_empty() && !self.is_archived {
+        if spooled > 0 {
+            caveats.push(format!(
+                "{} in the spools of ingresses, and what is among them is not known. Each message is answered once.",
+                match spooled {
+                    1 => "1 event waits".to_owned(),
+                    many => format!("{many} events wait"),
+                }
+            ));
+        }
+        if !self.is_archived {
             caveats.push(
                 "There is no archive (CHICKWORK_ARCHIVE_KEEP is 0): some of these may wait in the queue already. Each is answered once."
                     .to_owned(),

@@ -148,7 +148,7 @@ mod tests {
         };
         assert_eq!(
             told(&mention, false),
-            "  2023-11-14T22:13:20Z (2 min ago)  room 2 tea\\u{1b}[2J, message 5, by 1: \"chào\\u{202e}\\nbạn\"\n"
+            "  2023-11-14T22:13:20Z (2 min ago)  room 2 tea\\u{1b}[2J, message 5, by 1: \"chào\\u{202e} bạn\"\n"
         );
         mention.message.body = "[To:7]Chick\n".to_owned();
         let said = told(&mention, true);
