@@ -217,7 +217,8 @@ impl Reader {
         }
     }
 
-    fn of(name: &str, input: Box<dyn AsyncRead + Send + Unpin>) -> Self {
+    /// Reads what is open already; errors call it by this name.
+    pub(crate) fn of(name: &str, input: Box<dyn AsyncRead + Send + Unpin>) -> Self {
         Self {
             name: name.to_owned(),
             input: BufReader::with_capacity(READ_AHEAD, input),
@@ -244,11 +245,6 @@ impl Reader {
                 Err(error) => Err(self.wrong(error)),
             };
         }
-    }
-
-    /// Which line was read last, from 1 on.
-    pub(crate) fn line_number(&self) -> u64 {
-        self.lines
     }
 
     fn wrong(&mut self, error: NotExported) -> anyhow::Error {
@@ -430,7 +426,7 @@ mod tests {
         );
         assert!(reader.next().await.expect("a line").is_some());
         assert!(reader.next().await.expect("the last line").is_some());
-        assert_eq!(reader.line_number(), 5);
+        assert_eq!(reader.lines, 5);
         assert!(reader.next().await.expect("no more").is_none());
     }
 
@@ -446,7 +442,7 @@ mod tests {
             "{error}"
         );
         assert!(reader.next().await.expect("a line").is_some());
-        assert_eq!(reader.line_number(), 2);
+        assert_eq!(reader.lines, 2);
     }
 
     #[tokio::test]

@@ -1,6 +1,8 @@
 //! `chickwork dev`: everything in one process, with the sandbox for the outside world and a queue in a
-//! temporary folder. Needs nothing, leaves nothing.
+//! temporary folder. Needs nothing, leaves nothing. With `--from` it plays exported events instead, without
+//! any of that.
 
+mod from;
 mod story;
 mod talk;
 mod trouble;
@@ -19,6 +21,7 @@ use jiff::Timestamp;
 use tempfile::TempDir;
 
 use crate::command_line;
+use crate::commands::dev::from::From;
 use crate::commands::dev::talk::Talk;
 use crate::commands::{Call, Order};
 use crate::roles::{Roles, RolesSettings};
@@ -34,7 +37,7 @@ const ROLES: &[Role] = &[Role::Dev];
 
 pub(crate) fn command() -> Command {
     let free_port = "a free port of 127.0.0.1";
-    [
+    let command = [
         (&LISTEN.about, free_port),
         (&ADMIN_LISTEN.about, free_port),
         (&SANDBOX_LISTEN.about, free_port),
@@ -53,7 +56,8 @@ pub(crate) fn command() -> Command {
             .long("once")
             .action(ArgAction::SetTrue)
             .help("Ends after the first reply; fails with a reason when none comes in 30 s"),
-    )
+    );
+    From::flags(command).after_help(from::NOTES)
 }
 
 #[derive(Debug)]
@@ -69,6 +73,14 @@ struct Settings {
 pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
     let mut reader = Reader::new(&call.given, ROLES);
     let logging = LoggingSettings::read(&mut reader);
+    if let Some(from) = From::of(&call.flags) {
+        let policy = PolicySettings::read(&mut reader);
+        let (logging, policy) = reader.finish(logging.zip(policy))?;
+        return Ok(Order {
+            logging,
+            work: Box::pin(from.run(policy)),
+        });
+    }
     let settings = read(&mut reader, call.flags.get_flag("once"));
     let (logging, settings) = reader.finish(logging.zip(settings))?;
     Ok(Order {

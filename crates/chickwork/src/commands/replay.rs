@@ -7,6 +7,7 @@ mod found;
 mod into;
 mod plan;
 mod put_back;
+mod shadow;
 
 use std::collections::HashSet;
 
@@ -26,7 +27,7 @@ use crate::consent::Consent;
 use crate::filter;
 use crate::settings::parse::{self, Rate};
 use crate::settings::read::{Mistakes, Reader};
-use crate::settings::{MAX_AGE, OperatorSettings, Role, WEBHOOK_TOKEN};
+use crate::settings::{MAX_AGE, OperatorSettings, Role, ShadowSettings, WEBHOOK_TOKEN};
 use crate::words;
 
 const ROLES: &[Role] = &[Role::Operator, Role::Replay];
@@ -62,6 +63,13 @@ exported (--state waiting takes those in, too); of the others counts what is kno
 --into URL sends the original bytes of what is chosen, signed with CHATWORK_WEBHOOK_TOKEN, to another
 ingress, whatever became of them. The queue is not changed. A refusal ends it.
 
+--shadow asks SimSimi about each, whatever became of it, and prints what the bot would say (+)
+beside what it said (-). Nothing is posted, queued or written down. SIMSIMI_API_KEY pays, and
+CHATWORK_API_TOKEN tells whose part is played. SimSimi's refusal of the key (403) or for the
+quota (429) ends it; other errors are printed. --json adds question, reply, reason (why nothing
+would be said), error, before (the reply then) and reason_before. For the same without asking,
+see `chickwork dev --from`.
+
 --json prints, for each event that is put back (with --dry-run, for each chosen): id, bot, type,
 room_id, message_id, received_at, state, why, plan (put_back, retry, again, take_in or skip) and
 reason (why it is skipped).
@@ -71,6 +79,7 @@ Examples:
   chickwork replay --since 12h --ignore-age --reason 'SimSimi was down all night'
   chickwork replay --from dead --all --rate 2/1s --yes
   chickwork replay --room 123 --since 1h --into http://127.0.0.1:8080/webhook
+  chickwork replay --since 1h --limit 20 --shadow
   chickwork replay --from events.jsonl --all";
 
 pub(crate) fn command() -> Command {
@@ -118,6 +127,13 @@ pub(crate) fn command() -> Command {
             .help("Sends them to another ingress instead of putting them back"),
     )
     .arg(
+        switch(
+            "shadow",
+            "Asks SimSimi about them, at its price, and prints the replies instead of posting them",
+        )
+        .conflicts_with_all(["into", "again", "ignore-age"]),
+    )
+    .arg(
         Arg::new("again")
             .long("again")
             .value_name("TIME")
@@ -163,8 +179,13 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
             .map(|tokens| Some((url.clone(), tokens))),
         None => Some(None),
     };
-    let read = settings.zip(max_age).zip(sent);
-    let ((OperatorSettings { logging, queue }, max_age), sent) = reader.finish(read)?;
+    // So are those that only a rehearsal needs.
+    let shadow = match flags.get_flag("shadow") {
+        true => ShadowSettings::read(&mut reader).map(Some),
+        false => Some(None),
+    };
+    let read = settings.zip(max_age).zip(sent).zip(shadow);
+    let (((OperatorSettings { logging, queue }, max_age), sent), shadow) = reader.finish(read)?;
 
     let choosing = Choosing {
         source: flags
@@ -181,6 +202,28 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
     let dry_run = flags.get_flag("dry-run");
     let consent = Consent::of(flags);
     let json = flags.get_flag("json");
+    let needs_no_queue = matches!(choosing.source, Source::File(_));
+    if let Some(settings) = shadow {
+        let errand = shadow::Errand {
+            choosing,
+            settings,
+            limit,
+            rate,
+            dry_run,
+            consent,
+            json,
+        };
+        let work = async move {
+            if needs_no_queue {
+                return errand.run(None).await;
+            }
+            on_queue(queue, async move |queue| errand.run(Some(queue)).await).await
+        };
+        return Ok(Order {
+            logging,
+            work: Box::pin(work),
+        });
+    }
     let Some((url, tokens)) = sent else {
         let errand = put_back::Errand {
             choosing,
@@ -201,7 +244,6 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
             work: Box::pin(work),
         });
     };
-    let needs_no_queue = matches!(choosing.source, Source::File(_));
     let errand = into::Errand {
         choosing,
         url,

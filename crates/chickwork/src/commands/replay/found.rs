@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use super::plan::{Around, Known, seen_closely};
 use crate::export::{Exported, Reader};
+use crate::recorded::Recorded;
 use crate::words;
 
 /// Who looks longer than this is told why.
@@ -79,6 +80,9 @@ pub(super) struct Found {
     /// The event itself, where it is from a file.
     #[serde(skip)]
     pub(super) event: Option<Box<Event>>,
+    /// What was said about it, where it is from a file.
+    #[serde(skip)]
+    pub(super) recorded: Option<Box<Recorded>>,
 }
 
 impl Found {
@@ -122,6 +126,7 @@ impl Found {
             replay: listed.replay,
             letter: listed.letter.map(Box::new),
             event: None,
+            recorded: None,
         }
     }
 
@@ -142,11 +147,13 @@ impl Found {
             replay: 0,
             letter: Some(Box::new(letter)),
             event: None,
+            recorded: None,
         }
     }
 
     /// Not known here.
     fn of_exported(exported: Exported) -> Self {
+        let recorded = Recorded::of(&exported.outcomes);
         let event = exported.event;
         let state = exported.state.as_deref().and_then(|word| {
             let named = |state: &Standing| state.as_str() == word;
@@ -168,6 +175,7 @@ impl Found {
             replay: event.replay,
             letter: None,
             event: Some(Box::new(event)),
+            recorded: Some(Box::new(recorded)),
         }
     }
 }
@@ -462,6 +470,7 @@ pub(super) mod tests {
             replay: 0,
             letter: None,
             event: None,
+            recorded: None,
         }
     }
 

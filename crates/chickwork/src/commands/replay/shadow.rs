@@ -1,0 +1,349 @@
+//! `replay --shadow`: SimSimi is asked for real, the reply is composed, and printed instead of posted. The
+//! queue is read and not changed, and no outcome is written.
+
+use std::collections::HashMap;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use chickwork_clients::chatwork::{self, Chatwork};
+use chickwork_clients::simsimi::{self, AskError, SimSimi};
+use chickwork_queue::Queue;
+use chickwork_queue::event::{Event, EventId};
+use chickwork_queue::outcome::{Outcome, What};
+use chickwork_worker::{End, Me, Rehearsal, Rehearsed};
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::found::{Bodies, Choosing, Found};
+use crate::comparison::Side;
+use crate::consent::Consent;
+use crate::progress::Progress;
+use crate::recorded::{Before, Recorded};
+use crate::settings::ShadowSettings;
+use crate::settings::parse::Rate;
+use crate::shutdown::Shutdown;
+use crate::{output, words};
+
+/// How long the question at hand may take once the command is to stop: it is paid already.
+const FINISH_LIMIT: Duration = Duration::from_secs(10);
+/// A name or an error is shown up to this length, in characters.
+const LONGEST_SHOWN: usize = 200;
+
+/// How events are rehearsed.
+#[derive(Debug)]
+pub(super) struct Errand {
+    pub(super) choosing: Choosing,
+    pub(super) settings: ShadowSettings,
+    pub(super) limit: Option<u64>,
+    pub(super) rate: Rate,
+    pub(super) dry_run: bool,
+    pub(super) consent: Consent,
+    pub(super) json: bool,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Unanswered {
+    /// SimSimi did not give one.
+    Failed(AskError),
+    /// It was not asked: `--dry-run`, or the command is to stop.
+    NotAsked,
+}
+
+/// An event that was rehearsed. The JSON fields are a contract.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    found: &'a Found,
+    question: Option<&'a str>,
+    reply: Option<&'a str>,
+    reason: Option<&'a str>,
+    error: Option<String>,
+    before: Option<&'a str>,
+    reason_before: Option<&'a str>,
+}
+
+impl Errand {
+    /// Rehearses them, or says what SimSimi would be asked.
+    pub(super) async fn run(self, queue: Option<&Queue>) -> anyhow::Result<ExitCode> {
+        if !self.dry_run {
+            self.consent.check()?;
+        }
+        let mut found = self.choosing.find(queue).await?;
+        let all_found = super::tell_of_missing(&self.choosing.choice.ids, &found);
+        let limit = self.limit.and_then(|limit| usize::try_from(limit).ok());
+        found.truncate(limit.unwrap_or(usize::MAX));
+        let mut bots: Vec<_> = found.iter().map(|event| event.bot.as_str()).collect();
+        bots.sort_unstable();
+        bots.dedup();
+        anyhow::ensure!(
+            bots.len() <= 1,
+            "these events were sent to several bots ({}), and an API token is that of one: choose with --bot",
+            bots.join(", ")
+        );
+        if found.is_empty() {
+            words::tell("Nothing to do: there are no events, or these flags choose none.");
+            return Ok(code(all_found));
+        }
+        let rehearsal = self.rehearsal().await?;
+        let questions = questions(&rehearsal, queue, found.clone()).await?;
+        let (total, name) = (found.len() as u64, &rehearsal.me.name);
+        words::tell(format_args!(
+            "{} to be rehearsed as {} (account {}): SimSimi is asked {}, which costs as many calls. Nothing is posted, queued or written down.",
+            words::count(total, "event"),
+            words::line(name, LONGEST_SHOWN),
+            rehearsal.me.account,
+            words::count(questions, "time"),
+        ));
+        if !self.dry_run && questions > 0 {
+            let times = words::count(questions, "time");
+            if !self.consent.to(format!("Ask SimSimi {times}?")).await? {
+                words::tell("Nothing was asked.");
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        let recorded = recorded(queue, &found).await?;
+        let all_done = self.play(queue, &rehearsal, found, recorded).await?;
+        Ok(code(all_found && all_done))
+    }
+
+    /// Whose part is played, as Chatwork tells.
+    async fn rehearsal(&self) -> anyhow::Result<Rehearsal> {
+        let settings = &self.settings;
+        let chatwork = Chatwork::new(chatwork::Settings {
+            url: settings.chatwork_url.clone(),
+            api_token: settings.chatwork_token.reveal().to_owned(),
+        })
+        .context("CHATWORK_API_URL or CHATWORK_API_TOKEN cannot be used")?;
+        let me = chatwork
+            .me()
+            .await
+            .context("Chatwork does not tell whose the API token is")?
+            .value;
+        Ok(Rehearsal {
+            me: Me {
+                account: me.account_id,
+                name: me.name,
+            },
+            ignore_accounts: settings.ignore_accounts.clone(),
+            fallback: settings.fallback.clone(),
+        })
+    }
+
+    /// True when all were rehearsed, and answered where there was a question.
+    async fn play(
+        &self,
+        queue: Option<&Queue>,
+        rehearsal: &Rehearsal,
+        found: Vec<Found>,
+        mut recorded: HashMap<EventId, Recorded>,
+    ) -> anyhow::Result<bool> {
+        let simsimi = SimSimi::new(simsimi::Settings {
+            url: self.settings.simsimi_url.clone(),
+            api_key: self.settings.simsimi_key.reveal().to_owned(),
+            lang: self.settings.lang.to_owned(),
+        })
+        .context("SIMSIMI_API_URL or SIMSIMI_API_KEY cannot be used")?;
+        // From here on: a prompt is better interrupted in the usual way.
+        let (_trigger, shutdown) =
+            Shutdown::on_signals(FINISH_LIMIT).context("cannot wait for signals")?;
+        let mut pace = interval(self.rate.per / self.rate.calls);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (total, mut failed) = (found.len() as u64, 0);
+        let mut bodies = Bodies::of(queue, found);
+        let mut progress = Progress::of(total);
+        let end = loop {
+            let next = tokio::select! {
+                biased;
+                () = shutdown.requested() => break Ended::Stopped,
+                next = bodies.next() => next?,
+            };
+            let Some((mut found, event)) = next else {
+                break Ended::Reached;
+            };
+            let then = found.recorded.take().map(|recorded| *recorded);
+            let then = then.or_else(|| recorded.remove(&event.id));
+            let played = rehearsal
+                .play(&event.body, async |question| {
+                    if self.dry_run {
+                        return Err(Unanswered::NotAsked);
+                    }
+                    tokio::select! {
+                        biased;
+                        () = shutdown.requested() => return Err(Unanswered::NotAsked),
+                        _ = pace.tick() => {}
+                    }
+                    tokio::select! {
+                        answer = simsimi.ask(question) => answer.map_err(Unanswered::Failed),
+                        () = shutdown.deadline() => Err(Unanswered::NotAsked),
+                    }
+                })
+                .await;
+            if !self.dry_run && played.end == End::Unanswered(Unanswered::NotAsked) {
+                break Ended::Stopped;
+            }
+            progress.step();
+            if self.print(&found, &event, &played, then.as_ref()).is_err() {
+                break Ended::Unread;
+            }
+            match played.end {
+                End::Unanswered(Unanswered::Failed(
+                    error @ (AskError::Unauthorized(_) | AskError::QuotaUsedUp(_)),
+                )) => break Ended::Refused(error),
+                End::Unanswered(Unanswered::Failed(_)) => failed += 1,
+                _ => {}
+            }
+        };
+        let done = progress.done();
+        drop(progress);
+        let left = total - done;
+        let rest = match &end {
+            Ended::Refused(_) => format!("; stopped, {left} left"),
+            _ if left == 0 => String::new(),
+            Ended::Reached => format!("; {left} are not to be had any more"),
+            Ended::Unread => format!("; nobody reads on, so stopped, {left} left"),
+            Ended::Stopped => format!("; stopped, {left} left"),
+        };
+        let unanswered = match failed {
+            0 => String::new(),
+            failed => format!(" ({failed} without an answer)"),
+        };
+        words::tell(format_args!(
+            "{done} of {total} rehearsed{unanswered}{rest}."
+        ));
+        if let Ended::Refused(error) = &end {
+            let error = words::line(&error.to_string(), LONGEST_SHOWN);
+            words::tell(words::sentence(&error));
+        }
+        Ok(left == 0 && failed == 0 && !matches!(end, Ended::Refused(_)))
+    }
+
+    fn print(
+        &self,
+        found: &Found,
+        event: &Event,
+        played: &Rehearsed<Unanswered>,
+        then: Option<&Recorded>,
+    ) -> io::Result<()> {
+        let before = then.map_or(&Before::Open, |then| &then.before);
+        let error = match &played.end {
+            End::Unanswered(Unanswered::Failed(error)) => Some(error.to_string()),
+            _ => None,
+        };
+        let mut out = io::stdout().lock();
+        if self.json {
+            let line = Line {
+                found,
+                question: played.question.as_deref(),
+                reply: match &played.end {
+                    End::Said(text) => Some(text),
+                    _ => None,
+                },
+                reason: match &played.end {
+                    End::Ignored(reason) => Some(reason),
+                    End::Malformed(_) => Some("malformed"),
+                    _ => None,
+                },
+                error,
+                before: match before {
+                    Before::Said(text) => Some(text),
+                    _ => None,
+                },
+                reason_before: match before {
+                    Before::Ignored(reason) => Some(reason),
+                    Before::Dead(cause) => Some(cause),
+                    _ => None,
+                },
+            };
+            return output::json(&line, &mut out);
+        }
+        write!(out, "{}  {}", event.id, words::time(event.received_at))?;
+        if let (Some(room), Some(message)) = (event.room_id, &event.message_id) {
+            write!(out, "  #!rid{room}-{message}")?;
+        }
+        writeln!(out)?;
+        if let Some(question) = &played.question {
+            writeln!(out, "  asks: {}", words::line(question, usize::MAX))?;
+        }
+        let now = match (&played.end, &error) {
+            (_, Some(error)) => Side::Silent(error),
+            (End::Said(text), None) => Side::Said(text),
+            (End::Ignored(reason), None) => Side::Silent(reason),
+            (End::Malformed(_), None) => Side::Silent("malformed"),
+            (End::Unanswered(_), None) => Side::Silent("what SimSimi would say"),
+        };
+        for line in Side::difference(&Side::before(before), &now) {
+            writeln!(out, "  {line}")?;
+        }
+        writeln!(out)
+    }
+}
+
+/// How it ended.
+#[derive(Debug)]
+enum Ended {
+    /// Nothing is left.
+    Reached,
+    /// A signal came.
+    Stopped,
+    /// Whoever read the results has gone.
+    Unread,
+    /// SimSimi refuses us, and would refuse the next question as well.
+    Refused(AskError),
+}
+
+fn code(is_good: bool) -> ExitCode {
+    match is_good {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+/// How often SimSimi is asked about these.
+async fn questions(
+    rehearsal: &Rehearsal,
+    queue: Option<&Queue>,
+    found: Vec<Found>,
+) -> anyhow::Result<u64> {
+    let mut bodies = Bodies::of(queue, found);
+    let mut questions = 0;
+    while let Some((_, event)) = bodies.next().await? {
+        questions += u64::from(rehearsal.question(&event.body).is_some());
+    }
+    Ok(questions)
+}
+
+/// What was said about these, as far as it is written down here.
+async fn recorded(
+    queue: Option<&Queue>,
+    found: &[Found],
+) -> anyhow::Result<HashMap<EventId, Recorded>> {
+    let here = found.iter().filter(|event| event.is_here);
+    let mut stories: HashMap<EventId, Vec<Outcome>> =
+        here.clone().map(|event| (event.id, Vec::new())).collect();
+    let Some((queue, since)) = queue.zip(here.map(|event| event.received_at).min()) else {
+        return Ok(HashMap::new());
+    };
+    // Clocks may differ by a little.
+    let since = since.checked_sub(CLOCKS_DIFFER).unwrap_or(Timestamp::MIN);
+    let mut outcomes = queue.outcomes().read(since);
+    while let Some(outcome) = outcomes.next().await? {
+        let tells = !matches!(
+            outcome.what,
+            What::Later { .. } | What::Intent { .. } | What::Looked { .. }
+        );
+        if tells && let Some(story) = stories.get_mut(&outcome.id) {
+            story.push(outcome);
+        }
+    }
+    let recorded = stories.into_iter();
+    Ok(recorded
+        .map(|(id, story)| (id, Recorded::of(&story)))
+        .collect())
+}
+
+/// So much further back is read than the oldest event: two clocks may differ.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(5 * 60);
