@@ -1099,6 +1099,7 @@ fn a_letter_that_cannot_be_put_back_remains_and_holds_up_no_other() -> anyhow::R
         let verdict = Verdict::Retry {
             reason: "a test said so".to_owned(),
             again: false,
+            by: chickwork_queue::outcome::By::DEAD_RETRY,
         };
         let mut taking = operators.dead_letters().take(letters.clone(), verdict);
         ensure!(taking.next().await?.as_ref() == Some(&letters[1]));

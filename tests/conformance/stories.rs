@@ -592,6 +592,7 @@ pub(crate) async fn what_was_said_is_done_with_the_dead_letters_that_were_named_
     let verdict = Verdict::Retry {
         reason: "SimSimi is back".to_owned(),
         again: false,
+        by: chickwork_queue::outcome::By::DEAD_RETRY,
     };
     ensure!(take(&queue, retried.to_vec(), verdict).await? == retried);
     let verdict = Verdict::Drop {
@@ -644,6 +645,7 @@ pub(crate) async fn a_letter_that_is_buried_again_meanwhile_is_not_taken_twice(
     let verdict = Verdict::Retry {
         reason: NO_ERROR.to_owned(),
         again: false,
+        by: chickwork_queue::outcome::By::DEAD_RETRY,
     };
     let mut taking = queue.dead_letters().take(letters.clone(), verdict);
     let mut taken = Vec::new();
@@ -726,6 +728,7 @@ pub(crate) async fn that_a_reply_is_to_be_posted_again_is_known_before_it_is_bac
     let verdict = Verdict::Retry {
         reason: "I have looked".to_owned(),
         again: true,
+        by: chickwork_queue::outcome::By::DEAD_RETRY,
     };
     take(&queue, letters.clone(), verdict).await?;
     settle(next(&mut posts).await?, Settlement::Done).await?;

@@ -524,6 +524,7 @@ pub async fn retry(queue: &Queue, letters: Vec<DeadLetter>) -> anyhow::Result<Ve
     let verdict = Verdict::Retry {
         reason: "a test said so".to_owned(),
         again: false,
+        by: chickwork_queue::outcome::By::DEAD_RETRY,
     };
     take(queue, letters, verdict).await
 }

@@ -2,6 +2,7 @@
 //! behaves and misbehaves as Chatwork, SimSimi, the network and the operator's machine do. What is
 //! asserted is what a person in the room would see, and what it cost.
 
+mod again;
 mod answered;
 mod audit;
 mod broker_users;
@@ -9,6 +10,7 @@ mod chatwork;
 mod commands;
 mod dead;
 mod doctor;
+mod events;
 mod figures;
 mod hostile;
 mod ingress;
@@ -16,7 +18,11 @@ mod interrupted;
 mod many;
 mod not_answered;
 mod observability;
+mod purge;
 mod quiet;
+mod recover;
+mod rehearsal;
+mod replay;
 mod simsimi;
 mod spool;
 mod status;
@@ -71,6 +77,20 @@ chickwork_tests::stories! {
             what_was_acknowledged_survives_a_kill_of_everything,
             mentions_wait_for_workers,
         ],
+        again: [
+            who_asks_for_another_answer_gets_one_more,
+            killed_right_after_a_further_answer_it_is_not_said_again,
+            a_doubtful_further_answer_is_looked_for_beside_the_old_one,
+            an_event_that_met_everything_tells_precisely_that,
+        ],
+        events: [
+            an_event_that_met_three_faults_tells_exactly_that_story,
+            events_are_listed_and_chosen_by_what_they_are,
+            what_nobody_has_heard_of_is_told_with_what_to_try,
+            all_events_about_a_message_are_shown,
+            what_is_exported_is_what_came_in,
+            who_has_seen_enough_may_go,
+        ],
         figures: [the_figures_add_up_to_what_happened],
         audit: [
             the_audit_adds_up_to_what_the_world_saw,
@@ -101,11 +121,40 @@ chickwork_tests::stories! {
             the_doctor_finds_nothing_where_nothing_is_wrong,
             the_doctor_visits_a_bot_at_work,
         ],
+        recover: [
+            precisely_the_mentions_that_were_missed_are_found_and_answered_once,
+            who_asked_for_it_is_no_flood,
+            two_who_recover_at_once_have_each_mention_answered_once,
+            what_is_too_old_is_left_unless_its_age_is_ignored,
+            what_cannot_be_seen_is_said,
+            no_more_is_read_than_the_rate_limit_keeps_for_it,
+            it_can_be_stopped_and_says_how_far_it_came,
+        ],
+        rehearsal: [
+            a_change_of_the_bot_is_tried_on_what_was_said,
+            a_shadow_asks_and_says_nothing,
+        ],
+        replay: [
+            one_replay_over_everything_has_each_answered_once,
+            a_replay_that_is_stopped_goes_on_where_it_was,
+            a_replay_that_is_killed_loses_nothing,
+            two_replays_at_once_have_each_answered_once,
+            an_exported_file_is_received_by_an_empty_deployment,
+            what_was_heard_is_sent_into_another_ingress,
+            what_is_too_old_is_put_back_only_on_demand,
+            what_is_answered_is_answered_again_only_on_demand,
+            a_dry_run_tells_what_would_become_of_each,
+            why_it_was_replayed_is_kept,
+        ],
         status: [
             status_tells_in_plain_words_that_the_bot_works,
             status_tells_what_asking_pauses_for,
             status_counts_dead_letters,
             status_tells_that_nobody_works,
+        ],
+        purge: [
+            what_is_kept_of_a_room_is_forgotten_or_said_to_remain,
+            what_was_forgotten_is_not_answered_again,
         ],
         quiet: [no_log_tells_secrets_or_what_people_said],
         many: [
@@ -140,10 +189,14 @@ chickwork_tests::stories! {
             what_may_not_be_seen_is_not_made_up,
         ],
         observability: [a_scrape_tells_who_is_ready],
+        events: [what_waits_in_a_spool_is_listed],
+        replay: [a_replay_whose_broker_goes_away_says_so_and_goes_on],
+        recover: [a_wrong_namespace_recovers_nothing],
         broker_users: [
             a_bot_and_its_broker_need_nobody_but_the_users_of_the_roles,
             a_broker_imports_its_definitions_again_when_they_have_changed,
             an_operator_needs_nobody_but_the_operators_user,
+            what_came_in_is_shown_replayed_recovered_and_forgotten_by_the_operators_user,
             no_user_of_a_role_may_do_more_than_the_role_needs,
             who_lacks_a_right_is_told_which,
         ],
@@ -161,6 +214,7 @@ chickwork_tests::stories! {
             what_topology_prints_is_what_a_managed_broker_needs,
         ],
         dead: [a_queue_file_that_is_not_there_is_named_and_not_created],
+        purge: [what_waits_to_be_answered_is_left_and_said],
         audit: [
             an_audit_of_nothing_names_what_is_not_there,
             nobody_but_an_ingress_writes_into_a_spool,
@@ -173,6 +227,14 @@ chickwork_tests::stories! {
             a_role_is_asked_for_its_own_settings_only,
         ],
         ingress: [a_token_that_everybody_knows_is_warned_of],
+        rehearsal: [
+            what_an_older_release_exported_is_played,
+            a_line_that_is_no_event_is_named,
+            what_stands_behind_its_tag_is_the_bots_name,
+            a_shadow_without_a_key_says_what_it_needs,
+            a_long_talk_is_played_in_little_memory,
+        ],
+        recover: [without_a_queue_nothing_is_read],
         status: [status_says_when_there_is_nothing],
         observability: [
             every_figure_that_is_watched_exists_and_every_figure_is_explained,

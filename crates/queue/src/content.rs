@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::dead::{Held, Verdict};
 use crate::event::{BotName, Event, EventId};
 use crate::job::{Cause, Reply, Step};
-use crate::outcome::{By, Outcome, What};
+use crate::outcome::{Outcome, What};
 use crate::reply_json;
 
 /// The bytes of an event or a reply, with what must be known without reading them.
@@ -112,7 +112,7 @@ impl Content {
         now: Timestamp,
     ) -> Vec<Outcome> {
         match verdict {
-            Verdict::Retry { reason, again } => {
+            Verdict::Retry { reason, again, by } => {
                 let overrule = again.then(|| What::NotPosted {
                     reason: format!("a person said to post again: {reason}"),
                     called: false,
@@ -122,7 +122,7 @@ impl Content {
                 let replayed = What::Replayed {
                     replay: self.replay.saturating_add(1),
                     reason: reason.clone(),
-                    by: Some(By::DEAD_RETRY.to_owned()),
+                    by: Some((*by).to_owned()),
                 };
                 let said = overrule.into_iter().chain([replayed]);
                 said.map(|what| self.outcome(what, now)).collect()

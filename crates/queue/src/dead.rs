@@ -79,6 +79,8 @@ pub enum Verdict {
         reason: String,
         /// Post without looking whether the reply is there already.
         again: bool,
+        /// By which command: [`By`](crate::outcome::By).
+        by: &'static str,
     },
     /// Removed for good.
     Drop {

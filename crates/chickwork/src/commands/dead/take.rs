@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use chickwork_queue::dead::{DeadLetter, Taking, Verdict};
 use chickwork_queue::job::{Cause, Step};
+use chickwork_queue::outcome::By;
 use chickwork_queue::{Queue, QueueError};
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 use jiff::Timestamp;
@@ -290,6 +291,7 @@ impl Errand {
         let retry = |again| Verdict::Retry {
             reason: reason(),
             again,
+            by: By::DEAD_RETRY,
         };
         match self.deed {
             Deed::Drop => vec![(letters, Verdict::Drop { reason: reason() })],
@@ -375,7 +377,7 @@ pub(crate) fn reason(text: &str) -> Result<String, String> {
 }
 
 /// Whether the reply may be in the room, for all that anybody knows.
-fn is_doubtful(letter: &DeadLetter) -> bool {
+pub(crate) fn is_doubtful(letter: &DeadLetter) -> bool {
     letter.cause == Cause::Uncertain && letter.step == Step::Post
 }
 

@@ -332,6 +332,7 @@ impl Run<'_> {
         let verdict = Verdict::Retry {
             reason: self.errand.reason.clone(),
             again,
+            by: By::REPLAY,
         };
         let mut taking = self.queue.dead_letters().take(letters, verdict);
         let mut taken = 0;
