@@ -162,7 +162,7 @@ pub(super) async fn what_was_forgotten_is_not_answered_again(kind: Kind) -> anyh
 }
 
 pub(super) async fn what_waits_to_be_answered_is_left_and_said() -> anyhow::Result<()> {
-    let mut bot = Plan::on(Kind::Sqlite)?.start().await?;
+    let mut bot = Plan::on(Kind::Sqlite)?.workers(1).start().await?;
     bot.worker().kill().await?;
     let waiting = bot.mention("echo hush").await?;
     let room = ROOM.to_string();
