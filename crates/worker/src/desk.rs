@@ -282,8 +282,15 @@ impl Ending {
         self
     }
 
-    /// What happened before.
+    /// What happened before. Stories are told in the order of time, so what it led to is no earlier, in
+    /// whichever order the lines were made.
     pub(crate) fn after(mut self, earlier: impl IntoIterator<Item = Outcome>) -> Self {
+        let earlier: Vec<Outcome> = earlier.into_iter().collect();
+        if let Some(at) = earlier.iter().map(|outcome| outcome.at).max() {
+            for outcome in &mut self.outcomes {
+                outcome.at = outcome.at.max(at);
+            }
+        }
         self.outcomes.splice(0..0, earlier);
         self
     }

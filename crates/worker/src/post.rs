@@ -361,8 +361,7 @@ impl PostStep<'_> {
             Ok(Answered { value, .. }) => return self.posted(value, false),
             Err(error) => error,
         };
-        let called = !matches!(error, CallError::NotSent(_));
-        let ending = match decision {
+        match decision {
             Decision::Done => return self.posted(None, false),
             // The intent stays open.
             Decision::Look(wait) => {
@@ -372,6 +371,12 @@ impl PostStep<'_> {
                     .look_at(&self.reply.answer_key(), look_at);
                 return subject.again(wait, error);
             }
+            _ => {}
+        }
+        let called = !matches!(error, CallError::NotSent(_));
+        // Dated before what follows from it.
+        let not_posted = self.not_posted(&error.to_string(), called, &intent);
+        let ending = match decision {
             Decision::Again(wait) => subject.again(wait, &error),
             Decision::Pause => {
                 let why = desk.post_pause.reason();
@@ -392,7 +397,7 @@ impl PostStep<'_> {
             }
             decision => self.dead(decision, error.to_string()),
         };
-        ending.after([self.not_posted(&error.to_string(), called, &intent)])
+        ending.after([not_posted])
     }
 
     /// Tells pause and limits what the answer to a post says about them; how long the step pauses.
