@@ -64,11 +64,12 @@ fn received(stored: Stored, forwarded_at: Option<Timestamp>) -> String {
     }
 }
 
-/// A length of time to the tenth of a second while that matters: `0.1 s`, `12.3 s`, `5 min 3 s`.
+/// A length of time as exactly as it matters: `0.14 s`, `12.3 s`, `5 min 3 s`.
 pub(crate) fn span(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
-        0..60 => format!("{:.1} s", time.as_secs_f64()),
+        0 => format!("{:.2} s", time.as_secs_f64()),
+        1..60 => format!("{:.1} s", time.as_secs_f64()),
         60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
         3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
         _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
@@ -87,8 +88,9 @@ mod tests {
     #[test]
     fn spans_are_told_as_exactly_as_people_want_to_know() {
         for (millis, told) in [
-            (0, "0.0 s"),
-            (140, "0.1 s"),
+            (0, "0.00 s"),
+            (144, "0.14 s"),
+            (1_440, "1.4 s"),
             (59_940, "59.9 s"),
             (60_000, "1 min 0 s"),
             (3_599_999, "59 min 59 s"),

@@ -212,7 +212,7 @@ fn ignored(story: &Story) -> Verdict {
             None,
         ),
         "not_addressed" => (
-            "the message is not for the bot: outside quotations nobody but [toall] or others are addressed.",
+            "the message does not address the bot: no To and no reply names it, or only within a quotation, or it is for everybody ([toall]).",
             None,
         ),
         "duplicate" => (
@@ -373,5 +373,179 @@ fn open(story: &Story, now: Timestamp) -> Verdict {
             "chickwork audit                  waits until what is under way has ended, and tells what is lost"
                 .to_owned(),
         ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chickwork_queue::event::{BotName, EventId};
+    use chickwork_queue::outcome::Outcome;
+
+    use super::*;
+
+    /// Five minutes after the event came in.
+    const NOW: i64 = 300;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_790_000_000 + second).expect("a time")
+    }
+
+    /// A story of outcomes, each so many seconds after the event came in.
+    fn story(standing: Standing, why: Option<&str>, outcomes: &[(i64, What)]) -> Story {
+        let id: EventId = "01a20caa-3f93-70fb-83f5-248e49a65e0a"
+            .parse()
+            .expect("an id");
+        let mut event = super::super::list::tests::listed("hi").event;
+        event.received_at = at(0);
+        let outcomes = outcomes.iter().map(|(second, what)| Outcome {
+            v: Outcome::VERSION,
+            at: at(*second),
+            id,
+            bot: BotName::default(),
+            room_id: event.room_id,
+            message_id: event.message_id.clone(),
+            again: None,
+            what: what.clone(),
+        });
+        Story {
+            id,
+            outcomes: outcomes.collect(),
+            event: Some(event),
+            letter: None,
+            standing,
+            why: why.map(str::to_owned),
+            reply_message_id: None,
+            replay: 0,
+        }
+    }
+
+    fn later(step: Step, until: i64) -> What {
+        What::Later {
+            step,
+            reason: "no answer from Chatwork".to_owned(),
+            until: at(until),
+        }
+    }
+
+    fn posted(found: bool) -> What {
+        What::Posted {
+            reply_message_id: MessageId::new("77").ok(),
+            found,
+        }
+    }
+
+    fn intent() -> What {
+        What::Intent {
+            consumer: "x.1".to_owned(),
+        }
+    }
+
+    /// All of it as one text.
+    fn told(story: &Story) -> String {
+        let Verdict {
+            answer,
+            because,
+            next,
+        } = verdict(story, at(NOW));
+        [vec![answer], because, next].concat().join("\n")
+    }
+
+    #[test]
+    fn the_first_sentence_says_why_the_bot_did_not_reply() {
+        use Standing::{Answered, Dead, Dropped, Ignored, Open, Unexplained, Waiting};
+        let dead = What::Dead {
+            step: Step::Post,
+            cause: Cause::Uncertain,
+            error: "nobody can tell".to_owned(),
+            status: None,
+        };
+        let table: [(Story, &[&str]); 12] = [
+            (
+                story(Answered, None, &[(0, intent()), (21, posted(false))]),
+                &["The bot replied after 21.0 s, at 2026-09-21T14:13:41Z, with message 77."],
+            ),
+            // Once posted and once found is one reply.
+            (
+                story(Answered, None, &[(20, posted(true)), (21, posted(false))]),
+                &["The bot replied after 20.0 s, at 2026-09-21T14:13:40Z, with message 77."],
+            ),
+            (
+                story(Answered, None, &[(20, posted(true))]),
+                &["found its reply there"],
+            ),
+            (
+                story(Waiting, None, &[]),
+                &["No reply yet: it waits for a worker", "chickwork status"],
+            ),
+            (
+                story(Waiting, None, &[(299, later(Step::Ask, 310))]),
+                &[
+                    "it waits until 2026-09-21T14:18:30Z (another 10.0 s) for SimSimi to be asked",
+                    "no answer from Chatwork.",
+                ],
+            ),
+            (
+                story(Waiting, None, &[(1, intent()), (1, later(Step::Post, 290))]),
+                &["for the room to be looked at", "is due since 10.0 s"],
+            ),
+            (
+                story(Ignored, Some("flood"), &[]),
+                &["No reply, and none was due (flood)", "--state ignored"],
+            ),
+            (
+                story(Ignored, Some("duplicate"), &[]),
+                &["chickwork events show 446240519-1795508813713968449"],
+            ),
+            (
+                story(Dead, Some("uncertain"), &[(30, dead)]),
+                &[
+                    "while posting the reply (uncertain): nobody can tell.",
+                    "Look into the room.",
+                ],
+            ),
+            (
+                story(Dropped, Some("a test of ours"), &[]),
+                &["a person dropped it: a test of ours."],
+            ),
+            (
+                story(Unexplained, None, &[(1, later(Step::Ask, 2))]),
+                &[
+                    "the last that was heard of it is `later`",
+                    "chickwork replay ",
+                ],
+            ),
+            (
+                story(Open, None, &[]),
+                &["a broker does not tell", "chickwork audit"],
+            ),
+        ];
+        for (story, parts) in table {
+            let told = told(&story);
+            for part in parts {
+                assert!(told.contains(part), "{part} in {told}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_round_is_told() {
+        let mut story = story(
+            Standing::Answered,
+            None,
+            &[(1, posted(false)), (90, posted(true))],
+        );
+        story.outcomes[1].again = Some(at(60));
+        let told = told(&story);
+        assert!(told.starts_with("The bot replied after 1.0 s"), "{told}");
+        assert!(
+            told.contains("asked to reply again, and did so at"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn what_is_ignored_for_a_reason_that_nobody_knows_is_told_all_the_same() {
+        let told = told(&story(Standing::Ignored, Some("moonlight"), &[]));
+        assert!(told.contains("moonlight"), "{told}");
     }
 }
