@@ -303,7 +303,7 @@ fn round(text: &str) -> Result<Round, String> {
     }
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "so clap wants it")]
+/// Anything but the two words is a path. A `Result`, as clap wants it.
 fn source(text: &str) -> Result<Source, String> {
     Ok(match text {
         "archive" => Source::Archive,
