@@ -13,7 +13,7 @@ use chickwork_queue::job::{Attempt, Cause, Settled, Settlement, Step, Work};
 use chickwork_queue::outcome::What;
 use chickwork_queue::{Claim, Declare, Queue, Settings};
 use chickwork_tests::stage::{
-    Stage, an_event, dead_letters, next, outcome, retry, soon, take, within,
+    Stage, an_event, dead_letters, next, outcome, put_back, retry, soon, take, within,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -574,6 +574,83 @@ pub(crate) async fn a_story_is_told_from_the_first_line_to_the_last(
             .await?
             .is_empty()
     );
+    Ok(())
+}
+
+/// When what follows would be much later, and very much was written in between.
+async fn an_age_later(queue: &Queue) -> anyhow::Result<()> {
+    /// More than is read without a look at the time.
+    const LINES: u32 = 3_000;
+    let other = EventId::fresh();
+    let mut line = outcome(other, ignored());
+    line.at = Timestamp::now() + Duration::from_secs(3600);
+    for _ in 0..LINES {
+        queue.outcomes().record(line.clone());
+    }
+    // What is written beside the main way is, in its order, behind them.
+    queue.outcomes().mark().await?;
+    let all = async {
+        loop {
+            let mut read = queue.outcomes().read(Timestamp::now());
+            let mut lines = 0;
+            while let Some(outcome) = read.next().await? {
+                lines += u32::from(outcome.id == other);
+            }
+            if lines >= LINES {
+                return anyhow::Ok(());
+            }
+        }
+    };
+    soon("they are written", all).await?
+}
+
+pub(crate) async fn what_a_person_did_about_an_event_much_later_is_told(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    let (queue, looking) = (stage.queue().await?, looking(&stage).await?);
+    let mut asks = queue.claim_asks(ONE);
+    let mut events = Vec::new();
+    for (number, (settlement, what)) in (1..).zip([
+        (bury(), dead()),
+        (bury(), dead()),
+        (Settlement::Done, ignored()),
+    ]) {
+        let event = received(number, SignedDuration::from_secs(90))?;
+        queue.publisher().publish(&event).await?;
+        end(next(&mut asks).await?, settlement, vec![what]).await?;
+        events.push(event);
+    }
+    let [retried, dropped, ignored] = &events[..] else {
+        bail!("there are three");
+    };
+    an_age_later(&queue).await?;
+    let letters = dead_letters(&queue).await?;
+    let (retry_it, drop_it) = letters
+        .into_iter()
+        .partition(|letter| letter.id == retried.id);
+    ensure!(retry(&queue, retry_it).await?.len() == 1);
+    let verdict = Verdict::Drop {
+        reason: reason("a test said so"),
+    };
+    ensure!(take(&queue, drop_it, verdict).await?.len() == 1);
+    queue
+        .put_back(ignored.clone(), put_back(0, "a test said so"))
+        .await?;
+    for _ in 0..2 {
+        let claim = next(&mut asks).await?;
+        end(claim, Settlement::Done, vec![posted("902")?]).await?;
+    }
+    an_age_later(&queue).await?;
+    asks.stop().await;
+    queue.close(WRITTEN).await;
+    for (event, expected) in [
+        (retried, ["dead", "replayed", "posted"].as_slice()),
+        (dropped, &["dead", "dropped"]),
+        (ignored, &["ignored", "replayed", "posted"]),
+    ] {
+        let found = story(&looking, event.id).await?;
+        ensure!(told(&found) == expected, "{found:?}");
+    }
     Ok(())
 }
 

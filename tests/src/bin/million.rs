@@ -47,7 +47,9 @@ fn main() -> anyhow::Result<()> {
     let count: u64 = count.unwrap_or(1_000_000);
     let stays = words.iter().any(|word| word == "stay");
     let is_wanted = |kind: &str| {
-        let named = words.iter().any(|word| word == "sqlite" || word == "rabbitmq");
+        let named = words
+            .iter()
+            .any(|word| word == "sqlite" || word == "rabbitmq");
         !named || words.iter().any(|word| word == kind)
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -205,8 +207,8 @@ async fn fill_file(location: &str, path: &Path, count: u64) -> anyhow::Result<Fi
             "INSERT INTO archive (id, bot, event_type, room_id, message_id, received_at, body)
              VALUES (?1, 'bot', 'mention_to_me', ?2, ?3, ?4, ?5)",
         )?;
-        let mut outcome = transaction
-            .prepare("INSERT INTO outcomes (at, id, outcome) VALUES (?1, ?2, ?3)")?;
+        let mut outcome =
+            transaction.prepare("INSERT INTO outcomes (at, id, outcome) VALUES (?1, ?2, ?3)")?;
         for _ in 0..TRANSACTION.min(count - number) {
             let micros = SPREAD.as_micros() as u64 / count * number;
             let made = Made::event(number, begin + Duration::from_micros(micros));
@@ -258,7 +260,10 @@ async fn fill_part(
     channel
         .confirm_select(ConfirmSelectOptions::default())
         .await?;
-    let (events, outcomes) = (format!("{namespace}.events"), format!("{namespace}.outcomes"));
+    let (events, outcomes) = (
+        format!("{namespace}.events"),
+        format!("{namespace}.outcomes"),
+    );
     let mut filled = Filled::default();
     let mut number = part;
     while number < count {
@@ -334,10 +339,24 @@ fn measure(location: &str, namespace: &str, filled: &Filled, last: &str) -> anyh
     let look = |words: &[&str]| look(location, namespace, words);
     let (middle_id, end_id) = (middle.id.to_string(), end.id.to_string());
     look(&["events", "list", "--json", "--limit", "50"])?;
-    look(&["events", "list", "--json", "--since", last, "--room", "1007"])?;
-    look(&["events", "list", "--json", "--since", last, "--text", "gà con, 7"])?;
-    look(&["events", "list", "--json", "--since", last, "--state", "dead"])?;
-    look(&["events", "list", "--json", "--limit", "50", "--state", "dead"])?;
+    look(&[
+        "events", "list", "--json", "--since", last, "--room", "1007",
+    ])?;
+    look(&[
+        "events",
+        "list",
+        "--json",
+        "--since",
+        last,
+        "--text",
+        "gà con, 7",
+    ])?;
+    look(&[
+        "events", "list", "--json", "--since", last, "--state", "dead",
+    ])?;
+    look(&[
+        "events", "list", "--json", "--limit", "50", "--state", "dead",
+    ])?;
     look(&["events", "show", &middle_id])?;
     look(&["events", "show", &end_id])?;
     look(&["events", "show", &middle.room.to_string(), &middle.message])?;
@@ -386,6 +405,10 @@ fn look(location: &str, namespace: &str, words: &[&str]) -> anyhow::Result<()> {
 
 fn beside(name: &str) -> anyhow::Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name(name);
-    ensure!(path.exists(), "{} is missing: build the workspace", path.display());
+    ensure!(
+        path.exists(),
+        "{} is missing: build the workspace",
+        path.display()
+    );
     Ok(path)
 }

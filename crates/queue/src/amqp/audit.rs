@@ -19,6 +19,7 @@ impl Broker {
         let content = Content::of_event(event);
         let told = self.outcome_message(&content.outcome(replayed, Timestamp::now()));
         self.store(&told).await?;
+        self.log_put_back(event.id);
         let address = Address {
             exchange: self.names().way_in(),
             key: "ask".to_owned(),

@@ -13,8 +13,10 @@ use deadpool_lapin::lapin;
 use jiff::{SignedDuration, Timestamp};
 use lapin::message::Delivery;
 
+use super::letters::Acts;
 use super::stream::{CLOCKS_DIFFER, EMPTY, From, Reading, entry, last_chunk};
 use super::{Broker, BrokerError, REQUEST_LIMIT, close_in_background, wire};
+use crate::course::{Course, Reasons, State};
 use crate::event::{Event, EventId};
 use crate::events::{Archived, Choice, Found, Page, Waits, Whom};
 use crate::outcome::{Outcome, What};
@@ -26,6 +28,8 @@ const LONGER: i32 = 4;
 /// So many events are held at once: a few MiB. The first time fewer, as few may be enough.
 const HELD: i64 = 4_000;
 const HELD_AT_FIRST: i64 = 1_000;
+/// So many lines of the outcomes are read at once.
+const OUTCOMES_AT_ONCE: i64 = 20_000;
 /// So many events that are asked for by their ids are looked for one by one.
 const ONE_BY_ONE: usize = 32;
 /// A message is looked for among what was stored this long before it was sent, as its id seems to
@@ -33,8 +37,14 @@ const ONE_BY_ONE: usize = 32;
 const BEFORE: SignedDuration = SignedDuration::from_mins(10);
 const AFTER: SignedDuration = SignedDuration::from_hours(24);
 /// Several events about one message come soon after each other: so much more is read after the first.
+/// Where an event is found in the archive this close to its own time, its ingress has the broker's time.
+const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(3);
 const BESIDE: SignedDuration = SignedDuration::from_mins(10);
 const BESIDE_AT_MOST: u32 = 20_000;
+/// Once an event has come to its end, so much more is read of the outcomes, in lines, before it is looked
+/// whether it has been quiet about it for [`BESIDE`]; and so much at most, where very much is going on.
+const QUIET_LINES: u32 = 1_000;
+const QUIET_LINES_AT_MOST: u32 = 50_000;
 
 /// A stream as it is when it is looked at first.
 #[derive(Debug, Clone, Copy)]
@@ -391,7 +401,29 @@ impl Back {
         let outcomes = broker.names().outcomes();
         let from = From::Time(since);
         let first = self.streams.first_at(&outcomes, from, end).await?;
-        let from = first.unwrap_or(self.outcomes_to).min(self.outcomes_to);
+        let first = first.unwrap_or(self.outcomes_to);
+        while first < self.outcomes_to {
+            let from = first.max(self.outcomes_to - OUTCOMES_AT_ONCE);
+            let (is_about_them, newest) = self
+                .read_outcomes_from(from, &outcomes, chosen, others)
+                .await?;
+            // That clocks may differ is a reason to look further back, but not past so much else.
+            if !is_about_them && newest < oldest {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads back to this offset. Tells whether something was about these events, and when the youngest
+    /// line was written.
+    async fn read_outcomes_from(
+        &mut self,
+        from: i64,
+        outcomes: &str,
+        chosen: &HashSet<EventId>,
+        others: &HashSet<EventId>,
+    ) -> Result<(bool, Timestamp), BrokerError> {
         // Nothing that was stored before the current step was received later, but for clocks.
         let still_to_come = self
             .step_at
@@ -400,8 +432,10 @@ impl Back {
         let (to_come, in_step) = (self.step_from > self.begin, self.to > self.step_from);
         let mut read: HashMap<EventId, Vec<Outcome>> = HashMap::new();
         let passed = &self.passed;
+        let (mut is_about_them, mut newest) = (false, Timestamp::MIN);
         self.streams
-            .between(&outcomes, (from, self.outcomes_to), |delivery| {
+            .between(outcomes, (from, self.outcomes_to), |delivery| {
+                newest = newest.max(wire::dated(&delivery.properties).unwrap_or(newest));
                 let Some(id) = id(&delivery) else {
                     return Go::On;
                 };
@@ -411,7 +445,9 @@ impl Back {
                     (to_come && is_older) || (in_step && !passed.contains(&random_part(id)))
                 };
                 let is_other = others.contains(&id);
-                if (is_other || chosen.contains(&id) || comes())
+                let is_chosen = chosen.contains(&id);
+                is_about_them |= is_other || is_chosen;
+                if (is_other || is_chosen || comes())
                     && let Some(outcome) = outcome(&delivery)
                 {
                     let outcome = if is_other { in_short(outcome) } else { outcome };
@@ -425,7 +461,7 @@ impl Back {
             outcomes.extend(self.became.remove(&id).unwrap_or_default());
             self.became.insert(id, outcomes);
         }
-        Ok(())
+        Ok((is_about_them, newest))
     }
 }
 
@@ -463,62 +499,114 @@ impl Broker {
         let streams = Streams::open(self).await?;
         let mut found = Found::default();
         let about = About::new(whom);
+        let mut clocks_differ = CLOCKS_DIFFER;
         if self.keeps_archive() {
-            self.find_events(&streams, &about, &mut found.events)
+            clocks_differ = self
+                .find_events(&streams, &about, &mut found.events)
                 .await?;
         }
         let outcomes = self.names().outcomes();
         let Some(end) = end_of(self, &outcomes).await? else {
             return Ok(found);
         };
+        let mut telling = Telling {
+            streams: &streams,
+            outcomes: &outcomes,
+            end,
+            about: &about,
+            ids: found.events.iter().map(|event| event.id).collect(),
+            told: Vec::new(),
+        };
         let received = found.events.iter().map(|event| event.received_at).min();
-        let known = received.or_else(|| about.looked_for_from());
-        let from = match known {
-            Some(time) => From::Time(earlier(time, CLOCKS_DIFFER)),
-            None => From::First,
-        };
-        let Some(from) = streams.first_at(&outcomes, from, end).await? else {
-            return Ok(found);
-        };
-        let ids: HashSet<EventId> = found.events.iter().map(|event| event.id).collect();
-        let mut read = async |from: i64, to: i64| {
-            let between = streams.between(&outcomes, (from, to), |delivery| {
-                if about.may_be_outcome(&delivery, &ids)
-                    && let Some(outcome) = outcome(&delivery)
-                    && whom.is_outcome(&outcome)
-                {
-                    found.outcomes.push(outcome);
+        match (received, about.looked_for_from()) {
+            (Some(received), _) => {
+                let acts = self.acts(&streams, &telling.ids, received).await?;
+                telling.by_acts((received, clocks_differ), acts).await?;
+            }
+            (None, Some(time)) => {
+                let read_from = telling.all_since(From::Time(time), end.offset + 1).await?;
+                // The time in a message's id may mean nothing.
+                if telling.told.is_empty() && !about.is_one() {
+                    telling.all_since(From::First, read_from).await?;
                 }
-                Go::On
-            });
-            between.await?;
-            Ok::<_, BrokerError>(found.outcomes.is_empty())
-        };
-        let nothing = read(from, end.offset + 1).await?;
-        // The time in a message's id may mean nothing.
-        if nothing && ids.is_empty() && !about.is_one() {
-            let first = streams.first_at(&outcomes, From::First, end).await?;
-            read(first.unwrap_or(from), from).await?;
+            }
+            (None, None) => drop(telling.all_since(From::First, end.offset + 1).await?),
         }
+        found.outcomes = telling.told;
         Ok(found)
     }
 
+    /// When people did something about these events, oldest first, as the log of dead letters has it;
+    /// `None`: there is no log.
+    async fn acts(
+        &self,
+        streams: &Streams,
+        ids: &HashSet<EventId>,
+        since: Timestamp,
+    ) -> Result<Option<Vec<Timestamp>>, BrokerError> {
+        let letters = self.names().letters();
+        if !self.inner.connections.has_letters() {
+            return Ok(None);
+        }
+        let end = match end_of(self, &letters).await {
+            Ok(end) => end,
+            // May not be read, or is no stream.
+            Err(BrokerError::Refused { .. } | BrokerError::Unusable(_)) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let Some(end) = end else {
+            return Ok(Some(Vec::new()));
+        };
+        let since = From::Time(earlier(since, CLOCKS_DIFFER));
+        let Some(from) = streams.first_at(&letters, since, end).await? else {
+            return Ok(Some(Vec::new()));
+        };
+        let mut acts = Acts::about(ids);
+        let between = streams.between(&letters, (from, end.offset + 1), |line| {
+            acts.take_in(&line);
+            Go::On
+        });
+        between.await?;
+        acts.at.sort_unstable();
+        Ok(Some(acts.at))
+    }
+
+    /// Finds the events, and tells by how much their clocks may differ from the broker's.
     async fn find_events(
         &self,
         streams: &Streams,
         about: &About<'_>,
         events: &mut Vec<Event>,
-    ) -> Result<(), BrokerError> {
+    ) -> Result<SignedDuration, BrokerError> {
         let archive = self.names().archive();
         let Some(end) = end_of(self, &archive).await? else {
-            return Ok(());
+            return Ok(CLOCKS_DIFFER);
         };
         let all = streams.first_at(&archive, From::First, end).await?;
         let Some(first) = all else {
-            return Ok(());
+            return Ok(CLOCKS_DIFFER);
         };
         let end_offset = end.offset + 1;
         let mut looked_from = end_offset;
+        // An event is mostly where its id says, and does not have to wait for what is a minute older.
+        if about.is_one()
+            && let Some(time) = about.whom.time()
+            && let time = From::Time(earlier(time, CLOCKS_AGREE))
+            && let Some(from) = streams.first_at(&archive, time, end).await?
+        {
+            let to = end_offset.min(from + i64::from(BESIDE_AT_MOST));
+            let between = streams.between(&archive, (from, to), |delivery| {
+                if !about.is_event(&delivery) {
+                    return Go::On;
+                }
+                events.extend(archived(&delivery));
+                Go::Stop
+            });
+            between.await?;
+            if !events.is_empty() {
+                return Ok(CLOCKS_AGREE);
+            }
+        }
         if let Some(time) = about.looked_for_from()
             && let Some(from) = streams.first_at(&archive, From::Time(time), end).await?
         {
@@ -567,8 +655,118 @@ impl Broker {
                 })
                 .await?;
         }
+        Ok(CLOCKS_DIFFER)
+    }
+}
+
+/// The outcomes of the events that are looked for.
+#[derive(Debug)]
+struct Telling<'a> {
+    streams: &'a Streams,
+    outcomes: &'a str,
+    end: End,
+    about: &'a About<'a>,
+    ids: HashSet<EventId>,
+    told: Vec<Outcome>,
+}
+
+impl Telling<'_> {
+    /// Reads all of them from there on up to this offset; tells the offset at which it began.
+    async fn all_since(&mut self, from: From, to: i64) -> Result<i64, BrokerError> {
+        let from = match from {
+            From::Time(time) => From::Time(earlier(time, CLOCKS_DIFFER)),
+            from => from,
+        };
+        let first = self.streams.first_at(self.outcomes, from, self.end).await?;
+        let from = first.unwrap_or(to).min(to);
+        let between = self.streams.between(self.outcomes, (from, to), |delivery| {
+            self.told.extend(self.about.outcome(&delivery, &self.ids));
+            Go::On
+        });
+        between.await?;
+        Ok(from)
+    }
+
+    /// Reads from the receipt on until all events have come to an end, and a while longer, and likewise from
+    /// everything on that a person did about them. Days later there is nothing in between. Where nobody
+    /// knows when that was, or an event has no end, it is read to the end.
+    async fn by_acts(
+        &mut self,
+        (received, clocks_differ): (Timestamp, SignedDuration),
+        acts: Option<Vec<Timestamp>>,
+    ) -> Result<(), BrokerError> {
+        let to = self.end.offset + 1;
+        let Some(acts) = acts else {
+            self.all_since(From::Time(received), to).await?;
+            return Ok(());
+        };
+        let mut read_to = 0;
+        let acts = acts.into_iter().map(|act| (act, CLOCKS_DIFFER));
+        for (begun, clocks_differ) in std::iter::once((received, clocks_differ)).chain(acts) {
+            let from = From::Time(earlier(begun, clocks_differ));
+            let Some(from) = self.streams.first_at(self.outcomes, from, self.end).await? else {
+                break;
+            };
+            let from = from.max(read_to);
+            let mut quiet = Quiet::since(begun);
+            let mut reached = from;
+            let between = self.streams.between(self.outcomes, (from, to), |delivery| {
+                reached += 1;
+                if let Some(outcome) = self.about.outcome(&delivery, &self.ids) {
+                    quiet = Quiet::since(outcome.at.max(begun));
+                    self.told.push(outcome);
+                }
+                match quiet.is_long(&delivery) && have_ended(&self.ids, &self.told) {
+                    true => Go::Stop,
+                    false => Go::On,
+                }
+            });
+            between.await?;
+            // By the count of what was read, as offsets have gaps: not too far in any case.
+            read_to = read_to.max(reached);
+        }
         Ok(())
     }
+}
+
+/// How long nothing was said of the events that are looked for.
+#[derive(Debug)]
+struct Quiet {
+    since: Timestamp,
+    lines: u32,
+}
+
+impl Quiet {
+    fn since(since: Timestamp) -> Self {
+        Self { since, lines: 0 }
+    }
+
+    /// Takes the next line in; whether it has been quiet for long. Asked for only now and then.
+    fn is_long(&mut self, delivery: &Delivery) -> bool {
+        self.lines += 1;
+        if !self.lines.is_multiple_of(QUIET_LINES) {
+            return false;
+        }
+        let dated = wire::dated(&delivery.properties);
+        let is_late = dated.is_some_and(|dated| dated.duration_since(self.since) > BESIDE);
+        is_late || self.lines >= QUIET_LINES_AT_MOST
+    }
+}
+
+/// Whether each of these events has come to an end, as far as is told.
+fn have_ended(ids: &HashSet<EventId>, told: &[Outcome]) -> bool {
+    let mut reasons = Reasons::default();
+    let mut courses: HashMap<EventId, Course> = HashMap::new();
+    for outcome in told {
+        let course = courses.entry(outcome.id).or_default();
+        course.apply(outcome, &mut reasons);
+    }
+    let has_ended = |id| {
+        courses
+            .get(id)
+            .is_some_and(|course| course.state(None) != State::Open)
+    };
+    ids.iter().all(has_ended)
 }
 
 /// What is looked for, so that most of what is not it need not be read closely.
@@ -618,6 +816,14 @@ impl<'a> About<'a> {
                     && archived(delivery).is_some_and(|event| self.whom.is_event(&event))
             }
         }
+    }
+
+    /// The outcome, if it is about what is looked for.
+    fn outcome(&self, delivery: &Delivery, ids: &HashSet<EventId>) -> Option<Outcome> {
+        if !self.may_be_outcome(delivery, ids) {
+            return None;
+        }
+        outcome(delivery).filter(|outcome| self.whom.is_outcome(outcome))
     }
 
     fn may_be_outcome(&self, delivery: &Delivery, ids: &HashSet<EventId>) -> bool {

@@ -10,10 +10,11 @@
 //! So that the log forgets nothing that is still in the queue, long bodies are in the queue alone, and
 //! so are those of letters that were found there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use deadpool_lapin::lapin;
+use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use tokio::time::Instant;
@@ -23,6 +24,7 @@ use super::taking::{Announced, Pass};
 use super::topology::{self, Destination};
 use super::{Address, Broker, BrokerError, Message, REQUEST_LIMIT, close, dead, look, wire};
 use crate::dead::{DeadLetter, Held};
+use crate::event::EventId;
 
 /// `type` of the line that says that a letter was taken out.
 const GONE: &str = "gone";
@@ -83,6 +85,49 @@ impl Log {
 fn is_gone(properties: &BasicProperties) -> bool {
     let kind = properties.kind().as_ref();
     kind.is_some_and(|kind| kind.as_str() == GONE)
+}
+
+/// When people did something about some events, as the lines of the log tell: they took a letter out, or
+/// put the event back in.
+#[derive(Debug)]
+pub(super) struct Acts<'a> {
+    ids: &'a HashSet<EventId>,
+    /// Their letters, by name.
+    names: HashSet<String>,
+    pub(super) at: Vec<Timestamp>,
+}
+
+impl<'a> Acts<'a> {
+    pub(super) fn about(ids: &'a HashSet<EventId>) -> Self {
+        Self {
+            names: ids.iter().map(|id| put_back(*id)).collect(),
+            ids,
+            at: Vec::new(),
+        }
+    }
+
+    /// Takes in the next line.
+    pub(super) fn take_in(&mut self, line: &Delivery) {
+        let name = || dead::name(&line.properties, &line.data);
+        if is_gone(&line.properties) {
+            if self.names.contains(&name()) {
+                self.at.extend(wire::dated(&line.properties));
+            }
+        } else {
+            let id = line.properties.message_id().as_ref();
+            if id
+                .and_then(|id| id.as_str().parse().ok())
+                .is_some_and(|id| self.ids.contains(&id))
+            {
+                self.names.insert(name());
+            }
+        }
+    }
+}
+
+/// What is said to be gone when an event is put back in. There is no letter of that name.
+fn put_back(id: EventId) -> String {
+    format!("{id}@put-back")
 }
 
 /// Oldest first.
@@ -288,6 +333,12 @@ impl Broker {
     /// Says in the log that a letter was taken out.
     pub(super) fn log_gone(&self, name: &str) {
         self.log(dead::naming(name, GONE), Vec::new());
+    }
+
+    /// Says in the log that an event was put back in, so that it is known when something was done about
+    /// it. It names no letter, so it takes none off the list.
+    pub(super) fn log_put_back(&self, id: EventId) {
+        self.log_gone(&put_back(id));
     }
 
     /// Says it of many.
