@@ -346,11 +346,19 @@ pub(super) async fn what_is_too_old_is_left_unless_its_age_is_ignored(
     };
     let before = unheard(&bot, before).await?;
     let shown = say(&bot, &["--dry-run", "--json", "--since", "3h"]).await?;
-    assert_eq!(shown.messages("too_old")?, [old.clone()], "{shown:?}");
+    assert_eq!(
+        shown.messages("too_old")?,
+        std::slice::from_ref(&old),
+        "{shown:?}"
+    );
     assert!(shown.err.contains("--ignore-age queues it"), "{shown:?}");
     let until = (Timestamp::now() - SignedDuration::from_hours(3)).to_string();
     let shown = say(&bot, &["--dry-run", "--json", "--until", &until]).await?;
-    assert_eq!(shown.messages("too_old")?, [before.clone()], "{shown:?}");
+    assert_eq!(
+        shown.messages("too_old")?,
+        std::slice::from_ref(&before),
+        "{shown:?}"
+    );
     let left = say(&bot, &["--yes"]).await?;
     assert_eq!((left.code, left.out.as_str()), (Some(0), ""), "{left:?}");
     assert!(left.err.contains("2 missed mentions are older"), "{left:?}");
