@@ -263,7 +263,7 @@ mod tests {
             exported(Some(7), "[To:7] hi", false),
         );
         assert_eq!(play(&[chick.clone(), plain, bare.clone()]), me("Chick"));
-        assert_eq!(play(&[bare.clone()]), me(""));
+        assert_eq!(play(std::slice::from_ref(&bare)), me(""));
         let typed = |line: &str| exported(Some(7), &format!("[To:7]{line}\nhi"), false);
         assert_eq!(play(&[typed("hello"), typed("good morning")]), me(""));
         assert_eq!(
