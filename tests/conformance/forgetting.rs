@@ -110,7 +110,7 @@ fn what_a_file_has_forgotten_is_nowhere_in_its_bytes() -> anyhow::Result<()> {
 }
 
 /// Whether the file, or its journal, contains this.
-fn bytes_of(path: &Path, secret: &[u8]) -> anyhow::Result<bool> {
+pub(crate) fn bytes_of(path: &Path, secret: &[u8]) -> anyhow::Result<bool> {
     let mut journal = path.as_os_str().to_owned();
     journal.push("-wal");
     for part in [path, Path::new(&journal)] {

@@ -25,6 +25,7 @@ use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
+use super::forgetting::bytes_of;
 use super::tell;
 
 const LIMIT: u16 = 16;
@@ -246,6 +247,32 @@ fn what_the_broker_does_not_take_waits_and_arrives_as_it_was_and_in_order() -> a
             }
         };
         soon("all are archived", archived).await?
+    })
+}
+
+#[test]
+fn what_was_forwarded_is_nowhere_in_the_bytes_of_the_spool() -> anyhow::Result<()> {
+    on_a_scene(async |mut scene: Scene| {
+        let ingress = scene.ingress().await?;
+        scene.door.shut().await;
+        for number in 0..30 {
+            let event = Event {
+                body: format!("a secret, {number}, {}", "and more ".repeat(1_000)).into(),
+                ..an_event(number)
+            };
+            ensure!(ingress.publisher.publish(&event).await? == Stored::Spool);
+        }
+        let path = scene.path();
+        ensure!(bytes_of(&path, b"a secret")?, "it is there to be forgotten");
+        scene.door.open().await?;
+        ingress.until_empty().await?;
+        let forgotten = async {
+            while bytes_of(&path, b"a secret")? {
+                tokio::time::sleep(AGAIN).await;
+            }
+            anyhow::Ok(())
+        };
+        soon("it is forgotten", forgotten).await?
     })
 }
 

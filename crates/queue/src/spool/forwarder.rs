@@ -123,6 +123,7 @@ impl Lane<'_> {
                 }
                 Round::Empty => {
                     self.say_that_it_is_empty();
+                    self.file.leave_no_trace().await;
                     self.ask_how_the_broker_is().await;
                     LOOK_AGAIN
                 }

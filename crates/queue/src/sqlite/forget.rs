@@ -42,15 +42,30 @@ impl Store {
                     })
                     .await?;
                 if removed > 0 {
-                    self.inner.journal_is_stale.store(true, Ordering::Relaxed);
+                    self.removed();
                 }
                 if removed < ROWS as usize {
                     break;
                 }
             }
         }
-        if self.inner.journal_is_stale.load(Ordering::Relaxed) && self.empty_journal().await? {
-            self.inner.journal_is_stale.store(false, Ordering::Relaxed);
+        self.leave_no_trace().await
+    }
+
+    /// Says that something was removed of which the journal may have a copy.
+    pub(super) fn removed(&self) {
+        self.inner.journal_is_stale.store(true, Ordering::Relaxed);
+    }
+
+    /// Empties the journal if it may have a copy of what was removed; if somebody keeps us from it, the
+    /// next time.
+    pub(super) async fn leave_no_trace(&self) -> Result<(), StoreError> {
+        if self.inner.journal_is_stale.swap(false, Ordering::Relaxed) {
+            let emptied = self.empty_journal().await;
+            if !matches!(emptied, Ok(true)) {
+                self.removed();
+            }
+            emptied?;
         }
         Ok(())
     }

@@ -14,6 +14,8 @@ use crate::content::Content;
 use crate::event::Event;
 use crate::spool::{Becomes, Spooled};
 
+/// How long the forwarder may be kept by emptying the journal.
+const TRACES_LIMIT: Duration = Duration::from_secs(2);
 /// What makes a queue file a spool.
 pub(super) const TABLE: &str = "spooled";
 /// Made together with `schema.sql`, in the same transaction: there is no moment at which a new spool
@@ -193,7 +195,19 @@ impl SpoolFile {
                 }
                 Ok(())
             })
-            .await
+            .await?;
+        self.store.removed();
+        Ok(())
+    }
+
+    /// Has nothing of what was removed remain on the disk. Best effort, and not for long: it is done again
+    /// when the spool is empty the next time.
+    pub(crate) async fn leave_no_trace(&self) {
+        let done = tokio::time::timeout(TRACES_LIMIT, self.store.leave_no_trace()).await;
+        if !matches!(done, Ok(Ok(()))) {
+            self.store.removed();
+            log::debug!("the journal of the spool could not be emptied");
+        }
     }
 
     /// What it holds.
