@@ -35,7 +35,7 @@ impl Store {
 
     /// The events that have a job or are in a spool.
     pub(crate) async fn waiting_anywhere(&self) -> Result<HashSet<EventId>, StoreError> {
-        self.list(|connection| waiting(connection)).await
+        self.list(waiting).await
     }
 
     /// What is kept of the events so named.
