@@ -221,14 +221,8 @@ impl Server {
 
     /// Freezes it at a moment at which it keeps nobody from writing.
     pub async fn freeze_between_writes(&mut self) -> anyhow::Result<()> {
-        let queue = self.environment["CHICKWORK_QUEUE"].clone();
-        loop {
-            self.freeze()?;
-            if stage::can_be_written_to(&queue).await? {
-                return Ok(());
-            }
-            self.thaw()?;
-        }
+        let process = self.id()?;
+        stage::freeze_between_writes(process, &self.environment["CHICKWORK_QUEUE"]).await
     }
 
     /// Lets it go on as if nothing had happened.

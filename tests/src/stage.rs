@@ -349,9 +349,23 @@ impl Plant {
     }
 }
 
+/// Freezes a process at a moment at which it keeps nobody from writing to this queue.
+pub(crate) async fn freeze_between_writes(process: i32, queue: &str) -> anyhow::Result<()> {
+    let frozen = async {
+        loop {
+            crate::rabbitmq::signal(process, libc::SIGSTOP);
+            if can_be_written_to(queue).await? {
+                return anyhow::Ok(());
+            }
+            crate::rabbitmq::signal(process, libc::SIGCONT);
+        }
+    };
+    within(SOON, "it is frozen between two writes", frozen).await?
+}
+
 /// Whether nobody keeps others from writing to the queue at this address for long. A broker does not,
 /// but who is frozen in the middle of a write to a file does, until it is thawed.
-pub async fn can_be_written_to(queue: &str) -> anyhow::Result<bool> {
+async fn can_be_written_to(queue: &str) -> anyhow::Result<bool> {
     /// No write that is under way takes this long.
     const WRITING: Duration = Duration::from_secs(1);
     let Some(path) = queue.strip_prefix("sqlite:").map(PathBuf::from) else {
@@ -414,13 +428,8 @@ impl Process {
 
     /// Freezes it at a moment at which it keeps nobody from writing to this queue.
     pub async fn freeze_between_writes(&self, queue: &str) -> anyhow::Result<()> {
-        loop {
-            self.signal(libc::SIGSTOP)?;
-            if can_be_written_to(queue).await? {
-                return Ok(());
-            }
-            self.thaw()?;
-        }
+        let id = self.child.id().context("the process has ended")?;
+        freeze_between_writes(i32::try_from(id)?, queue).await
     }
 
     /// Lets it go on as if nothing had happened.
