@@ -395,6 +395,7 @@ pub(crate) async fn where_an_event_stands_is_told(stage: Stage) -> anyhow::Resul
     ensure!(take(&queue, dropped.collect(), verdict).await?.len() == 1);
     asks.stop().await;
     let waiting = received(20, SignedDuration::from_secs(60))?;
+    let before_it = waiting.received_at - SignedDuration::from_secs(1);
     queue.publisher().publish(&waiting).await?;
     expected.push((waiting.id, Standing::Waiting, None));
     expected.reverse();
@@ -462,7 +463,7 @@ pub(crate) async fn where_an_event_stands_is_told(stage: Stage) -> anyhow::Resul
     asks.stop().await;
     queue.close(WRITTEN).await;
     let choice = Choice {
-        until: Some(Timestamp::now() - SignedDuration::from_secs(61)),
+        until: Some(before_it),
         ..Choice::default()
     };
     let listed = list(&looking, choice, Some(2)).await?;

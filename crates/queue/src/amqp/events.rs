@@ -41,6 +41,8 @@ const AFTER: SignedDuration = SignedDuration::from_hours(24);
 const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(3);
 const BESIDE: SignedDuration = SignedDuration::from_mins(10);
 const BESIDE_AT_MOST: u32 = 20_000;
+/// From what the outcomes say of what a person does to what the log of dead letters says.
+const ACT_TAKES: SignedDuration = SignedDuration::from_secs(3);
 /// Once an event has come to its end, so much more is read of the outcomes, in lines, before it is looked
 /// whether it has been quiet about it for [`BESIDE`]; and so much at most, where very much is going on.
 const QUIET_LINES: u32 = 1_000;
@@ -450,7 +452,10 @@ impl Back {
                 if (is_other || is_chosen || comes())
                     && let Some(outcome) = outcome(&delivery)
                 {
-                    let outcome = if is_other { in_short(outcome) } else { outcome };
+                    let what = outcome.what;
+                    // Of the others it only matters where they stand.
+                    let what = if is_other { what.without_words() } else { what };
+                    let outcome = Outcome { what, ..outcome };
                     read.entry(id).or_default().push(outcome);
                 }
                 Go::On
@@ -468,29 +473,6 @@ impl Back {
 /// Enough to tell events of one hour apart.
 fn random_part(id: EventId) -> u64 {
     id.0.as_u64_pair().1
-}
-
-/// Without the texts, where it only matters where an event stands.
-fn in_short(outcome: Outcome) -> Outcome {
-    let what = match outcome.what {
-        What::ReplyStored { .. } => What::ReplyStored {
-            text: String::new(),
-        },
-        What::Asked {
-            millis,
-            result,
-            sender,
-            ..
-        } => What::Asked {
-            millis,
-            result,
-            sender,
-            question: None,
-            answer: None,
-        },
-        what => what,
-    };
-    Outcome { what, ..outcome }
 }
 
 impl Broker {
@@ -703,6 +685,9 @@ impl Telling<'_> {
         let mut read_to = 0;
         let acts = acts.into_iter().map(|act| (act, CLOCKS_DIFFER));
         for (begun, clocks_differ) in std::iter::once((received, clocks_differ)).chain(acts) {
+            if self.is_act_told(begun) {
+                continue;
+            }
             let from = From::Time(earlier(begun, clocks_differ));
             let Some(from) = self.streams.first_at(self.outcomes, from, self.end).await? else {
                 break;
@@ -710,13 +695,16 @@ impl Telling<'_> {
             let from = from.max(read_to);
             let mut quiet = Quiet::since(begun);
             let mut reached = from;
+            // What is to come is behind what was told before.
+            let told_before = self.told.len();
             let between = self.streams.between(self.outcomes, (from, to), |delivery| {
                 reached += 1;
                 if let Some(outcome) = self.about.outcome(&delivery, &self.ids) {
                     quiet = Quiet::since(outcome.at.max(begun));
                     self.told.push(outcome);
                 }
-                match quiet.is_long(&delivery) && have_ended(&self.ids, &self.told) {
+                let is_told = self.told.len() > told_before;
+                match quiet.is_long(&delivery) && is_told && have_ended(&self.ids, &self.told) {
                     true => Go::Stop,
                     false => Go::On,
                 }
@@ -726,6 +714,17 @@ impl Telling<'_> {
             read_to = read_to.max(reached);
         }
         Ok(())
+    }
+}
+
+impl Telling<'_> {
+    /// Whether what a person did at this time, as the log of dead letters has it, was come upon already.
+    fn is_act_told(&self, at: Timestamp) -> bool {
+        let is_it = |outcome: &Outcome| {
+            matches!(outcome.what, What::Replayed { .. } | What::Dropped { .. })
+                && outcome.at.duration_until(at).abs() <= ACT_TAKES
+        };
+        self.told.iter().any(is_it)
     }
 }
 

@@ -118,19 +118,14 @@ impl Reading {
         })
     }
 
-    /// Leaves the connection to others: the channel, and with it the consumer, is closed. An error
-    /// concerns nobody: it means that the connection is gone, or soon will be.
+    /// Leaves the connection to others: the consumer is ended, and then the channel, which lapin closes
+    /// when it is dropped. An error concerns nobody: it means that the connection is gone, or soon will be.
     pub(super) async fn end(self) {
-        let ended = async {
-            // First the consumer: what is delivered on a channel that is being closed lapin takes for
-            // an error.
-            let tag = self.consumer.tag();
-            self.channel
-                .basic_cancel(tag, BasicCancelOptions::default())
-                .await?;
-            self.channel.close(200, "done".into()).await
-        };
-        let _ = tokio::time::timeout(REQUEST_LIMIT, ended).await;
+        let tag = self.consumer.tag();
+        let cancelled = self
+            .channel
+            .basic_cancel(tag, BasicCancelOptions::default());
+        let _ = tokio::time::timeout(REQUEST_LIMIT, cancelled).await;
     }
 
     /// The next message and its offset. Cancel-safe: what was delivered is acknowledged before the
