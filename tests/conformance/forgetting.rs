@@ -4,10 +4,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use chickwork_chatwork::id::RoomId;
 use chickwork_queue::event::Event;
+use chickwork_queue::purge::Whose;
 use chickwork_queue::{Location, Queue, Settings};
 use chickwork_tests::stage::{Kind, Stage, an_event, soon};
 use jiff::Timestamp;
+use rusqlite::Connection;
 
 use super::tell;
 
@@ -105,6 +108,58 @@ fn what_a_file_has_forgotten_is_nowhere_in_its_bytes() -> anyhow::Result<()> {
         };
         soon("it is forgotten", forgotten).await??;
         ensure!(archived(&queue).await?.is_empty());
+        Ok(())
+    })
+}
+
+#[test]
+fn of_lines_of_a_newer_release_the_words_are_forgotten_and_what_is_nobodys_is_counted()
+-> anyhow::Result<()> {
+    tell(Stage::new(Kind::Sqlite), async |stage: Stage| {
+        let Location::Sqlite(path) = stage.settings()?.location else {
+            anyhow::bail!("a file")
+        };
+        let queue = stage.queue().await?;
+        let file = Connection::open(&path)?;
+        let tell = |line: String| {
+            file.execute("INSERT INTO outcomes (at, outcome) VALUES (0, ?1)", [line])
+                .map(drop)
+        };
+        let line = |room: u64, rest: &str| {
+            let id = an_event(1).id;
+            format!(
+                r#"{{"v":2,"at":"2026-11-24T09:00:00Z","id":"{id}","bot":"bot","room_id":{room},"message_id":"7",{rest}}}"#
+            )
+        };
+        tell(line(
+            5,
+            r#""what":"sung","song":"hush 1","by":"ear","notes":["hush 2"]"#,
+        ))?;
+        tell(line(
+            5,
+            r#""what":"ignored","reason":"own","said":"hush 3""#,
+        ))?;
+        tell(line(6, r#""what":"sung","song":"another's""#))?;
+        let whose = Whose {
+            room: RoomId(5),
+            message: None,
+            bot: None,
+        };
+        let kept = queue.kept_of(&whose, || {}).await?;
+        ensure!((kept.texts, kept.nobodys) == (2, 0), "{kept:?}");
+        let purged = queue.purge(&whose).await?.context("a file can")?;
+        ensure!(purged.texts == 2, "{purged:?}");
+        ensure!(!bytes_of(&path, b"hush")?);
+        for rest in [r#""sung""#, r#""ear""#, r#""own""#, "another's"] {
+            ensure!(bytes_of(&path, rest.as_bytes())?, "{rest}");
+        }
+        let kept = queue.kept_of(&whose, || {}).await?;
+        ensure!((kept.texts, kept.nobodys) == (0, 0), "{kept:?}");
+
+        tell("no JSON".to_owned())?;
+        tell(line(5, r#""what":"sung""#).replace("room_id", "room"))?;
+        let kept = queue.kept_of(&whose, || {}).await?;
+        ensure!((kept.texts, kept.nobodys) == (0, 2), "{kept:?}");
         Ok(())
     })
 }

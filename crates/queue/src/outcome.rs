@@ -171,6 +171,12 @@ impl By {
 }
 
 impl What {
+    /// Who meant to post, in the [`What::Intent`] of an event that was taken in from another deployment:
+    /// whoever worked on it there, for all that anybody knows here.
+    pub const ELSEWHERE: &str = "elsewhere";
+    /// Why an event is ignored whose message another one answers.
+    pub const DUPLICATE: &str = "duplicate";
+
     /// The word by which it is written down.
     pub fn name(&self) -> &'static str {
         match self {
@@ -189,6 +195,44 @@ impl What {
         }
     }
 
+    /// The same without what was said by people or SimSimi.
+    #[must_use]
+    pub(crate) fn without_words(self) -> Self {
+        match self {
+            Self::Asked {
+                millis,
+                result,
+                sender,
+                question: _,
+                answer: _,
+            } => Self::Asked {
+                millis,
+                result,
+                sender,
+                question: None,
+                answer: None,
+            },
+            Self::ReplyStored { text: _ } => Self::ReplyStored {
+                text: String::new(),
+            },
+            Self::Received { .. }
+            | Self::Ignored { .. }
+            | Self::Later { .. }
+            | Self::Intent { .. }
+            | Self::Posted { .. }
+            | Self::NotPosted { .. }
+            | Self::Looked { .. }
+            | Self::Dead { .. }
+            | Self::Dropped { .. }
+            | Self::Replayed { .. } => self,
+        }
+    }
+
+    /// Whether it has words of people or of SimSimi.
+    pub(crate) fn has_words(&self) -> bool {
+        self.clone().without_words() != *self
+    }
+
     /// Whether the event has come to an end with this, unless a person puts it back in.
     pub fn is_end(&self) -> bool {
         matches!(
@@ -197,6 +241,38 @@ impl What {
         )
     }
 }
+
+/// The fields of an outcome's JSON in which nobody's words are. Of a line that this release cannot read,
+/// no others are left when its words are to be forgotten: in what it does not know there may be some.
+pub(crate) const WORDLESS: [&str; 27] = [
+    "v",
+    "at",
+    "id",
+    "bot",
+    "room_id",
+    "message_id",
+    "again",
+    "what",
+    "stored",
+    "forwarded_at",
+    "reason",
+    "millis",
+    "result",
+    "sender",
+    "step",
+    "until",
+    "consumer",
+    "reply_message_id",
+    "found",
+    "called",
+    "intended_at",
+    "overrules_until",
+    "reaches_back_to",
+    "cause",
+    "status",
+    "replay",
+    "by",
+];
 
 impl Outcome {
     /// The version that this release writes.
@@ -255,6 +331,26 @@ mod tests {
             let name = format!("\"what\":\"{}\"", outcome.what.name());
             assert!(line.contains(&name), "{name} in {line}");
         }
+    }
+
+    #[test]
+    fn a_line_without_words_tells_the_rest() {
+        for line in FROZEN.lines() {
+            let outcome: Outcome = serde_json::from_str(line).expect(line);
+            let has_words = outcome.what.has_words();
+            let what = outcome.what.clone().without_words();
+            assert!(!what.has_words(), "{line}");
+            assert_eq!(what.name(), outcome.what.name());
+            let fields = serde_json::from_str::<serde_json::Value>(line).expect(line);
+            let fields = fields.as_object().expect("an object").keys();
+            // What went wrong is no word of anybody, but nobody knows that of what cannot be read.
+            let others: Vec<_> = fields
+                .filter(|name| !WORDLESS.contains(&name.as_str()) && *name != "error")
+                .collect();
+            assert_eq!(!others.is_empty(), has_words, "{others:?} of {line}");
+        }
+        assert!(FROZEN.lines().any(|line| line.contains("\"question\"")));
+        assert!(FROZEN.lines().any(|line| line.contains("\"text\"")));
     }
 
     #[test]

@@ -13,7 +13,6 @@ use jiff::Timestamp;
 
 use crate::dead::DeadLetter;
 use crate::event::{BotName, EventId};
-use crate::outcome::What;
 use crate::{Backend, Queue, QueueError};
 
 /// Longer than it takes one process to fill a segment of the outcomes with its reports, twice.
@@ -48,8 +47,10 @@ impl Whose {
 pub struct Kept {
     /// Archived events.
     pub events: u64,
-    /// Outcomes that quote what was said.
+    /// Outcomes that quote what was said, or may, as this release cannot read them.
     pub texts: u64,
+    /// Outcomes of which cannot be told of whom they are. They are left, and may quote what was said.
+    pub nobodys: u64,
     /// Dead letters. They are dropped by way of [`crate::dead::DeadLetters::take`].
     pub letters: Vec<DeadLetter>,
     /// Events that wait to be answered or are being answered. All that belongs to them is left, and not
@@ -108,12 +109,17 @@ impl Queue {
             looked();
             let message = outcome.message_id.as_ref();
             if whose.is_of(&outcome.bot, outcome.room_id, message)
-                && without_words(&outcome.what).is_some()
+                && outcome.what.has_words()
                 && !is_left(outcome.id)
             {
                 kept.texts += 1;
                 told_last = told_last.max(Some(outcome.at));
             }
+        }
+        if let Backend::Sqlite(store) = &self.0 {
+            let unread = store.unread_of(whose).await?;
+            kept.texts += unread.texts;
+            kept.nobodys = unread.nobodys;
         }
         let mut letters = self.dead_letters().read().await?;
         while let Some(letter) = letters.next().await? {
@@ -154,44 +160,9 @@ impl Queue {
     }
 }
 
-/// The same without what was said by people or SimSimi; `None` if it quotes nothing.
-pub(crate) fn without_words(what: &What) -> Option<What> {
-    let mut without = what.clone();
-    match &mut without {
-        What::Asked {
-            question, answer, ..
-        } => {
-            (*question, *answer) = (None, None);
-        }
-        What::ReplyStored { text } => text.clear(),
-        _ => {}
-    }
-    (without != *what).then_some(without)
-}
-
 #[cfg(test)]
 mod tests {
-    use chickwork_chatwork::id::AccountId;
-
     use super::*;
-
-    #[test]
-    fn an_outcome_without_words_tells_the_rest() {
-        let asked = |words: Option<&str>| What::Asked {
-            millis: 7,
-            result: "answered".to_owned(),
-            sender: AccountId(5),
-            question: words.map(str::to_owned),
-            answer: words.map(str::to_owned),
-        };
-        assert_eq!(without_words(&asked(Some("hush"))), Some(asked(None)));
-        assert_eq!(without_words(&asked(None)), None);
-        let stored = |text: &str| What::ReplyStored {
-            text: text.to_owned(),
-        };
-        assert_eq!(without_words(&stored("hush")), Some(stored("")));
-        assert_eq!(without_words(&stored("")), None);
-    }
 
     #[test]
     fn a_message_is_of_its_room_and_its_bot() {

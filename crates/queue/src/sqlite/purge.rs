@@ -1,14 +1,18 @@
 //! Removing what a file keeps of a room or a message; see [`crate::purge`].
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use chickwork_chatwork::id::MessageId;
+use chickwork_chatwork::id::{MessageId, RoomId};
 use rusqlite::params;
+use serde::Deserialize;
+use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::{PAGE, Store, StoreError};
-use crate::outcome::Outcome;
-use crate::purge::{Purged, Whose, without_words};
+use crate::event::{BotName, EventId};
+use crate::outcome::{Outcome, WORDLESS};
+use crate::purge::{Purged, Whose};
 
 /// How many archived events are looked through in one transaction.
 const WINDOW: i64 = 5_000;
@@ -75,32 +79,13 @@ impl Store {
     async fn purge_outcomes(&self, whose: &Whose) -> Result<u64, StoreError> {
         let waiting = self.waiting().await?;
         let (mut purged, mut after) = (0, 0);
-        loop {
-            let page = self
-                .list(move |connection| {
-                    let mut statement = connection.prepare_cached(&format!(
-                        "SELECT seq, outcome FROM outcomes WHERE seq > ?1 ORDER BY seq LIMIT {PAGE}"
-                    ))?;
-                    let rows = statement.query_map([after], |row| {
-                        Ok((row.get::<_, i64>(0)?, row.get::<_, Option<String>>(1)?))
-                    })?;
-                    rows.collect::<rusqlite::Result<Vec<_>>>()
-                })
-                .await?;
-            let Some((last, _)) = page.last() else {
-                return Ok(purged);
-            };
-            after = *last;
-            let wordless: Vec<_> = page
+        while let Some((last, lines)) = self.lines(after).await? {
+            after = last;
+            let wordless: Vec<_> = lines
                 .into_iter()
                 .filter_map(|(seq, line)| {
-                    let outcome: Outcome = serde_json::from_str(&line?).ok()?;
-                    let message = outcome.message_id.as_ref();
-                    let is_of = whose.is_of(&outcome.bot, outcome.room_id, message);
-                    let what = without_words(&outcome.what)
-                        .filter(|_| is_of && !waiting.contains(&outcome.id))?;
-                    let outcome = Outcome { what, ..outcome };
-                    Some((seq, serde_json::to_string(&outcome).ok()?))
+                    let line = Told::of(&line).without_words(whose, &waiting)?;
+                    Some((seq, line))
                 })
                 .collect();
             if wordless.is_empty() {
@@ -117,5 +102,133 @@ impl Store {
             })
             .await?;
         }
+        Ok(purged)
+    }
+
+    /// What there is among the outcomes that this release cannot read.
+    pub(crate) async fn unread_of(&self, whose: &Whose) -> Result<Unread, StoreError> {
+        let waiting = self.waiting().await?;
+        let (mut unread, mut after) = (Unread::default(), 0);
+        while let Some((last, lines)) = self.lines(after).await? {
+            after = last;
+            for (_, line) in lines {
+                match Told::of(&line) {
+                    Told::Outcome(outcome, _) if outcome.what.has_words() => {}
+                    Told::Nobody => unread.nobodys += 1,
+                    told => {
+                        unread.texts += u64::from(told.without_words(whose, &waiting).is_some());
+                    }
+                }
+            }
+        }
+        Ok(unread)
+    }
+
+    /// The next lines of the outcomes, as they are, without marks; and the row of the last. `None`: there
+    /// are no more.
+    #[expect(
+        clippy::type_complexity,
+        reason = "it is a page of rows, and used here only"
+    )]
+    async fn lines(&self, after: i64) -> Result<Option<(i64, Vec<(i64, Vec<u8>)>)>, StoreError> {
+        let page = self
+            .list(move |connection| {
+                let mut statement = connection.prepare_cached(&format!(
+                    "SELECT seq, outcome FROM outcomes
+                     WHERE seq > ?1 AND mark IS NULL AND outcome IS NOT NULL ORDER BY seq LIMIT {PAGE}"
+                ))?;
+                let rows = statement.query_map([after], |row| {
+                    // What is not UTF-8 is nobody's, and no reason to give up.
+                    Ok((row.get(0)?, row.get_ref(1)?.as_bytes()?.to_vec()))
+                })?;
+                rows.collect::<rusqlite::Result<Vec<(i64, Vec<u8>)>>>()
+            })
+            .await?;
+        Ok(page.last().map(|(last, _)| *last).map(|last| (last, page)))
+    }
+}
+
+/// What this release cannot read.
+#[derive(Debug, Default)]
+pub(crate) struct Unread {
+    /// Lines about what is looked for that may have words where this release knows none.
+    pub(crate) texts: u64,
+    /// Lines of which cannot be told what they are about.
+    pub(crate) nobodys: u64,
+}
+
+/// A line of the outcomes.
+enum Told<'a> {
+    /// With the line itself, in which a newer release may say more.
+    Outcome(Outcome, &'a [u8]),
+    /// It is of a newer release, but it says what it is about as all of them do.
+    Unread(Map<String, Value>),
+    /// It may be about anything.
+    Nobody,
+}
+
+impl<'a> Told<'a> {
+    fn of(line: &'a [u8]) -> Self {
+        if let Ok(outcome) = serde_json::from_slice(line) {
+            return Self::Outcome(outcome, line);
+        }
+        match serde_json::from_slice(line) {
+            Ok(Value::Object(fields)) if About::of(&fields).is_some() => Self::Unread(fields),
+            _ => Self::Nobody,
+        }
+    }
+
+    /// The line without words, if it is about this and has some. All that belongs to what waits is left.
+    fn without_words(self, whose: &Whose, waiting: &HashSet<EventId>) -> Option<String> {
+        let is_theirs = |bot: &BotName, room, message: Option<&MessageId>, id: &EventId| {
+            whose.is_of(bot, room, message) && !waiting.contains(id)
+        };
+        match self {
+            Self::Outcome(outcome, line) => {
+                let message = outcome.message_id.as_ref();
+                let is_theirs = is_theirs(&outcome.bot, outcome.room_id, message, &outcome.id);
+                if !is_theirs {
+                    return None;
+                }
+                let had_words = outcome.what.has_words();
+                let what = outcome.what.without_words();
+                let without = serde_json::to_value(&Outcome { what, ..outcome }).ok()?;
+                let all: Map<String, Value> = serde_json::from_slice(line).ok()?;
+                let says_more = all.keys().any(|name| without.get(name).is_none());
+                (had_words || says_more).then(|| without.to_string())
+            }
+            Self::Unread(mut fields) => {
+                let about = About::of(&fields)?;
+                let message = about.message_id.as_ref();
+                if !is_theirs(&about.bot, about.room_id, message, &about.id) {
+                    return None;
+                }
+                let all = fields.len();
+                fields.retain(|name, value| {
+                    let is_simple = !value.is_object() && !value.is_array();
+                    is_simple && WORDLESS.contains(&name.as_str())
+                });
+                (fields.len() < all).then(|| Value::Object(fields).to_string())
+            }
+            Self::Nobody => None,
+        }
+    }
+}
+
+/// What every outcome says, of whichever release.
+#[derive(Deserialize)]
+struct About {
+    id: EventId,
+    bot: BotName,
+    room_id: Option<RoomId>,
+    message_id: Option<MessageId>,
+}
+
+impl About {
+    fn of(fields: &Map<String, Value>) -> Option<Self> {
+        // A line that leaves the room out would be about none.
+        let says_where = fields.contains_key("room_id") && fields.contains_key("message_id");
+        let about = || Self::deserialize(fields).ok();
+        says_where.then(about)?
     }
 }

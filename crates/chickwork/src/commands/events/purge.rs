@@ -43,6 +43,11 @@ the dead letters are dropped, and you are told what remains, until when, and wha
 can be done. First you are told what will happen, then you are asked, unless --yes.
 Exits 0 when nothing is left, else 1.
 
+JSON has: room_id, message_id, bot, dry_run; what was forgotten, or would be: events, texts
+(outcomes with words), letters; what was left: waiting (events that are yet to be answered),
+nobodys (outcomes that this release cannot read, of whomever they are), remaining_events,
+remaining_texts, remaining_letters, and until (when a broker has forgotten them, or null).
+
 Examples:
   chickwork events purge --room 446240519 --dry-run
   chickwork events purge --message 446240519-1795508813713968449
@@ -134,6 +139,8 @@ struct Report<'a> {
     letters: u64,
     /// Events that wait to be answered, and were left.
     waiting: u64,
+    /// Outcomes that this release cannot read, of whomever they are, and that were left.
+    nobodys: u64,
     /// What was not forgotten, and until when it stays at the latest.
     remaining_events: u64,
     remaining_texts: u64,
@@ -189,7 +196,7 @@ impl Errand {
             .await??;
         let can = queue.forgets_single_messages();
         let nothing = kept.events + kept.texts == 0 && kept.letters.is_empty();
-        if nothing && kept.waiting == 0 {
+        if nothing && kept.waiting + kept.nobodys == 0 {
             words::tell(format_args!("Nothing is kept of {}.", Named(&self.whose)));
             if !can {
                 words::tell(LETTERS_REMAIN);
@@ -225,7 +232,7 @@ impl Errand {
             words::tell("Stopped before the end: run this again for the rest.");
         }
         let is_left = done.stopped
-            || kept.waiting > 0
+            || kept.waiting + kept.nobodys > 0
             || !can
             || !done.purged.journal_emptied
             || done.letters < kept.letters.len() as u64;
@@ -292,6 +299,7 @@ impl Errand {
             texts: done.purged.texts,
             letters: done.letters,
             waiting: kept.waiting,
+            nobodys: kept.nobodys,
             remaining_events,
             remaining_texts,
             remaining_letters: letters.saturating_sub(done.letters),
@@ -368,6 +376,12 @@ fn preview(whose: &Whose, kept: &Kept, can: bool) -> Vec<String> {
         said.push(format!(
             "Left, as they wait to be answered: {}, with all that belongs to them.",
             words::count(kept.waiting, "event")
+        ));
+    }
+    if kept.nobodys > 0 {
+        said.push(format!(
+            "Left, as nobody can tell whether they are about it: {} that this release cannot read.",
+            words::count(kept.nobodys, "outcome")
         ));
     }
     if can {
