@@ -68,8 +68,12 @@ async fn keep(listener: TcpListener, service: SocketAddr) {
     while let Ok((mut visitor, _)) = listener.accept().await {
         visits.spawn(async move {
             if let Ok(mut inside) = TcpStream::connect(service).await {
-                // However it ends, both are gone after it.
-                let _ = copy_bidirectional(&mut visitor, &mut inside).await;
+                // As whoever is on either side does: else small messages wait for each other here.
+                let at_once = |stream: &TcpStream| stream.set_nodelay(true);
+                if at_once(&visitor).and_then(|()| at_once(&inside)).is_ok() {
+                    // However it ends, both are gone after it.
+                    let _ = copy_bidirectional(&mut visitor, &mut inside).await;
+                }
             }
         });
         while visits.try_join_next().is_some() {}

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 use tokio::sync::{mpsc, watch};
 
-use super::rows::{self, CONTENT};
+use super::rows::{self, CONTENT, CONTENT_WITHOUT_AGAIN};
 use super::{OpenError, Purpose, Store, StoreError, is_damage, open_reader, prepare, records};
 use crate::content::Content;
 use crate::event::Event;
@@ -200,14 +200,29 @@ impl SpoolFile {
         Ok(())
     }
 
-    /// Has nothing of what was removed remain on the disk. Best effort, and not for long: it is done again
-    /// when the spool is empty the next time.
+    /// Has nothing of what was removed remain on the disk, once nothing waits any more: while a long spool
+    /// goes out, that would be done again and again, and takes longer than the events do. Best effort,
+    /// and not for long: it is done again when the spool is empty the next time.
     pub(crate) async fn leave_no_trace(&self) {
-        let done = tokio::time::timeout(TRACES_LIMIT, self.store.leave_no_trace()).await;
-        if !matches!(done, Ok(Ok(()))) {
+        let done = tokio::time::timeout(TRACES_LIMIT, async {
+            if self.is_empty().await? {
+                self.store.leave_no_trace().await?;
+            }
+            Ok::<_, StoreError>(())
+        });
+        if !matches!(done.await, Ok(Ok(()))) {
             self.store.removed();
             log::debug!("the journal of the spool could not be emptied");
         }
+    }
+
+    async fn is_empty(&self) -> Result<bool, StoreError> {
+        self.store
+            .read(|connection| {
+                let mut any = connection.prepare_cached("SELECT 1 FROM spooled LIMIT 1")?;
+                Ok(!any.exists([])?)
+            })
+            .await
     }
 
     /// What it holds.
@@ -324,9 +339,10 @@ fn salvage_into(
     let first = number("SELECT min(seq) FROM spooled").unwrap_or(1);
     // One of an older release may be too damaged to get the column that it lacks.
     let lacks = !rows::has_again(&connection, "archive").unwrap_or(true);
-    let content = match lacks {
-        true => CONTENT.replace("again", "NULL"),
-        false => CONTENT.to_owned(),
+    let content = if lacks {
+        CONTENT_WITHOUT_AGAIN
+    } else {
+        CONTENT
     };
     let mut statement = connection.prepare(&format!(
         "SELECT spooled.seq, why, {content}, becomes FROM spooled LEFT JOIN archive USING (id)
