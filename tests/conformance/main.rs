@@ -112,6 +112,9 @@ conformance! {
             a_round_goes_with_its_event_through_every_step,
             a_round_that_was_given_up_is_taken_up_again_as_the_same,
             that_an_event_is_back_is_known_before_it_is,
+            what_comes_from_elsewhere_is_taken_in_with_a_doubt_about_its_reply,
+            what_is_ended_as_a_duplicate_is_explained,
+            a_round_is_told_until_it_has_a_reply,
         ],
         alone: [a_round_outlasts_a_crash_of_the_store],
     }
@@ -131,6 +134,7 @@ conformance! {
             an_event_that_was_archived_twice_is_listed_once,
             a_story_is_told_from_the_first_line_to_the_last,
             what_a_person_did_about_an_event_much_later_is_told,
+            who_was_not_answered_has_a_story_to_the_end_whatever_the_log_has_lost,
             the_stories_of_a_message_are_those_of_every_event_about_it,
             a_story_is_told_of_what_is_not_in_the_archive,
             events_are_listed_to_an_end_while_others_write,

@@ -4,13 +4,15 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use chickwork_queue::audit::PutBack;
+use chickwork_chatwork::id::MessageId;
+use chickwork_queue::audit::{Duplicate, PutBack};
 use chickwork_queue::event::{BotName, Event, EventId};
-use chickwork_queue::job::{Attempt, Cause, Reply, Settlement, Work};
+use chickwork_queue::events::{Choice, Listed, Reach, Standing, Whom};
+use chickwork_queue::job::{Attempt, Cause, Reply, Settled, Settlement, Work};
 use chickwork_queue::outcome::{Outcome, What};
 use chickwork_queue::{Claims, Location, Queue, Stored};
 use chickwork_tests::stage::{
-    Stage, a_reply, an_event, dead_letters, next, put_back, retry, settle, soon,
+    Stage, a_reply, an_event, dead_letters, next, outcome, put_back, retry, settle, soon,
 };
 use jiff::Timestamp;
 
@@ -75,7 +77,7 @@ pub(crate) async fn the_outcomes_tell_how_each_event_was_received(
     ensure!(publisher.publish(&known).await? == usual);
     ensure!(publisher.bury(&malformed, "no JSON").await? == usual);
     ensure!(publisher.archive(&unknown, "unknown_type").await? == usual);
-    publisher.recover(&recovered).await?;
+    queue.recover(&recovered).await?;
     for (event, stored, lines) in [
         (&known, usual, 1),
         (&malformed, usual, 2),
@@ -203,5 +205,182 @@ pub(crate) async fn a_round_outlasts_a_crash_of_the_store(stage: Stage) -> anyho
     ensure!(event_of(&mut asks).await?.again == Some(again));
     let told = told(&queue, event.id, 1).await?;
     ensure!(told[0].again == Some(again), "{told:?}");
+    Ok(())
+}
+
+/// Ends the next claim with this word, in this round.
+async fn end(claims: &mut Claims, what: What, again: Option<Timestamp>) -> anyhow::Result<()> {
+    let claim = next(claims).await?;
+    let Work::Ask(event) = &claim.job().work else {
+        bail!("a reply: {:?}", claim.job())
+    };
+    ensure!(event.again == again, "{event:?} is not of {again:?}");
+    let outcome = Outcome {
+        again,
+        message_id: event.message_id.clone(),
+        ..outcome(event.id, what)
+    };
+    let settled = Settled {
+        settlement: Settlement::Done,
+        outcomes: vec![outcome],
+    };
+    Ok(claim.settle(settled).await?)
+}
+
+/// Where the event stands, and its round without a reply; its story and the list agree.
+async fn stands(queue: &Queue, event: &Event) -> anyhow::Result<(Standing, Option<Timestamp>)> {
+    let stories = queue.stories(&Whom::Event(event.id), Reach::End).await?;
+    let story = stories.first().context("no story")?;
+    let choice = Choice {
+        ids: vec![event.id],
+        ..Choice::default()
+    };
+    let listed = async {
+        loop {
+            if let Some(listed) = queue.events(choice.clone(), None).next().await? {
+                return Ok::<_, anyhow::Error>(listed);
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    let listed: Listed = soon("it is archived", listed).await??;
+    ensure!(
+        listed.open_round == story.open_round,
+        "{listed:?} {story:?}"
+    );
+    Ok((story.standing, story.open_round))
+}
+
+pub(crate) async fn a_round_is_told_until_it_has_a_reply(stage: Stage) -> anyhow::Result<()> {
+    let posted = |reply: &str| What::Posted {
+        reply_message_id: MessageId::new(reply).ok(),
+        found: false,
+    };
+    let ignored = || What::Ignored {
+        reason: "room_closed".to_owned(),
+    };
+    let queue = stage.queue().await?;
+    let event = an_event(1);
+    queue.publisher().publish(&event).await?;
+    let mut asks = queue.claim_asks(LIMIT);
+    end(&mut asks, posted("91"), None).await?;
+    ensure!(stands(&queue, &event).await? == (Standing::Answered, None));
+
+    // Begun, and lost without a word.
+    let again = a_moment()?;
+    begin(&queue, &event, again).await?;
+    settle(next(&mut asks).await?, Settlement::Done).await?;
+    let (_, open_round) = stands(&queue, &event).await?;
+    ensure!(open_round == Some(again), "{open_round:?}");
+    let since = Timestamp::now() - Duration::from_secs(3600);
+    let audit = queue.audit(since, Duration::ZERO).await?;
+    let [lost] = &audit.unexplained[..] else {
+        bail!("{audit:?}")
+    };
+    ensure!(
+        (lost.id, lost.open_round) == (event.id, Some(again)),
+        "{lost:?}"
+    );
+
+    // Put back in it, it comes to nothing for the moment; so that may be tried again.
+    begin(&queue, &event, again).await?;
+    end(&mut asks, ignored(), Some(again)).await?;
+    ensure!(stands(&queue, &event).await? == (Standing::Ignored, Some(again)));
+    // Who finds the old reply has not answered it.
+    queue
+        .put_back(event.clone(), put_back(2, "as it is"))
+        .await?;
+    end(&mut asks, posted("91"), None).await?;
+    ensure!(stands(&queue, &event).await?.1 == Some(again));
+    begin(&queue, &event, again).await?;
+    end(&mut asks, posted("92"), Some(again)).await?;
+    ensure!(stands(&queue, &event).await? == (Standing::Answered, None));
+
+    // The next round, in the same second.
+    let next_round = again + Duration::from_millis(1);
+    begin(&queue, &event, next_round).await?;
+    ensure!(stands(&queue, &event).await?.1 == Some(next_round));
+    end(&mut asks, posted("93"), Some(next_round)).await?;
+    ensure!(stands(&queue, &event).await? == (Standing::Answered, None));
+    Ok(())
+}
+
+pub(crate) async fn what_comes_from_elsewhere_is_taken_in_with_a_doubt_about_its_reply(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    let queue = stage.queue().await?;
+    let (event, later) = (an_event(1), an_event(2));
+    let take_in = put_back(1, "elsewhere it was lost");
+    queue.take_in(event.clone(), take_in).await?;
+    let mut claims = queue.claim_asks(LIMIT);
+    let taken = event_of(&mut claims).await?;
+    ensure!((taken.id, taken.replay) == (event.id, 2), "{taken:?}");
+    ensure!(taken.body == event.body && taken.received_at == event.received_at);
+    let told_of_it = told(&queue, event.id, 2).await?;
+    let intent = told_of_it.first().context("an intent")?;
+    ensure!(
+        matches!(&intent.what, What::Intent { consumer } if consumer == What::ELSEWHERE),
+        "{told_of_it:?}"
+    );
+    ensure!(intent.at == event.received_at, "{told_of_it:?}");
+    let replayed = told_of_it.iter().any(|outcome| {
+        matches!(&outcome.what, What::Replayed { replay: 2, .. }) && outcome.again.is_none()
+    });
+    ensure!(replayed, "{told_of_it:?}");
+
+    // A round that begins here is not in doubt.
+    let take_in = PutBack {
+        again: Some(a_moment()?),
+        ..take_in
+    };
+    queue.take_in(later.clone(), take_in).await?;
+    ensure!(event_of(&mut claims).await?.again == take_in.again);
+    claims.stop().await;
+    let told = told(&queue, later.id, 1).await?;
+    ensure!(
+        !told.iter().any(|outcome| outcome.what.name() == "intent"),
+        "{told:?}"
+    );
+
+    let wanted = [&event, &later].map(|event| (event.id, None)).into();
+    let since = Timestamp::now() - Duration::from_secs(600);
+    let archived = async {
+        loop {
+            let known = queue.known(&wanted, since).await?.events;
+            if known
+                .values()
+                .filter(|known| known.archived.is_some())
+                .count()
+                == 2
+            {
+                return anyhow::Ok(known);
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    let known = soon("both are archived", archived).await??;
+    ensure!(known[&event.id].archived == Some(2), "{known:?}");
+    ensure!(known[&later.id].open_round == take_in.again, "{known:?}");
+    Ok(())
+}
+
+pub(crate) async fn what_is_ended_as_a_duplicate_is_explained(stage: Stage) -> anyhow::Result<()> {
+    let queue = stage.queue().await?;
+    let event = an_event(1);
+    queue.publisher().publish(&event).await?;
+    let mut claims = queue.claim_asks(LIMIT);
+    event_of(&mut claims).await?;
+    claims.stop().await;
+    queue
+        .end_as_duplicate(Duplicate {
+            id: event.id,
+            bot: &event.bot,
+            room_id: event.room_id,
+            message_id: event.message_id.as_ref(),
+        })
+        .await?;
+    let since = Timestamp::now() - Duration::from_secs(600);
+    let audit = queue.audit(since, Duration::from_secs(10)).await?;
+    ensure!(audit.is_clean() && audit.sums.ignored == 1, "{audit:?}");
     Ok(())
 }

@@ -81,6 +81,7 @@ chickwork_tests::stories! {
             who_asks_for_another_answer_gets_one_more,
             killed_right_after_a_further_answer_it_is_not_said_again,
             a_doubtful_further_answer_is_looked_for_beside_the_old_one,
+            a_further_answer_that_was_lost_is_given_when_the_audit_puts_it_back,
             an_event_that_met_everything_tells_precisely_that,
         ],
         events: [
@@ -145,6 +146,11 @@ chickwork_tests::stories! {
             what_is_answered_is_answered_again_only_on_demand,
             a_dry_run_tells_what_would_become_of_each,
             why_it_was_replayed_is_kept,
+            what_was_recovered_and_waits_is_left_alone,
+            what_was_answered_elsewhere_is_not_answered_here,
+            the_same_file_twice_is_received_once_whether_or_not_there_is_an_archive,
+            every_event_of_a_message_has_an_end_and_costs_nothing_more,
+            a_round_that_is_killed_and_begun_once_more_answers_each_once,
         ],
         status: [
             status_tells_in_plain_words_that_the_bot_works,
@@ -190,7 +196,10 @@ chickwork_tests::stories! {
         ],
         observability: [a_scrape_tells_who_is_ready],
         events: [what_waits_in_a_spool_is_listed],
-        replay: [a_replay_whose_broker_goes_away_says_so_and_goes_on],
+        replay: [
+            a_replay_whose_broker_goes_away_says_so_and_goes_on,
+            what_a_broker_has_lost_does_not_hide_behind_what_was_put_back,
+        ],
         recover: [a_wrong_namespace_recovers_nothing],
         broker_users: [
             a_bot_and_its_broker_need_nobody_but_the_users_of_the_roles,

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::ops::Range;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -203,6 +204,10 @@ pub(crate) struct Reader {
     line: Vec<u8>,
     /// Lines that were read whole.
     lines: u64,
+    /// Bytes that were read.
+    bytes: u64,
+    /// Where the last line that was read begins and ends.
+    place: Range<u64>,
 }
 
 impl Reader {
@@ -224,7 +229,14 @@ impl Reader {
             input: BufReader::with_capacity(READ_AHEAD, input),
             line: Vec::new(),
             lines: 0,
+            bytes: 0,
+            place: 0..0,
         }
+    }
+
+    /// Where the event that was read last stands: [`Exported::read`] takes the bytes there.
+    pub(crate) fn place(&self) -> Range<u64> {
+        self.place.clone()
     }
 
     /// The next event; `None` at the end. An error names the line, and the next call goes on behind
@@ -269,11 +281,13 @@ impl Reader {
             let room = (LONGEST_LINE + 1).saturating_sub(self.line.len());
             self.line.extend_from_slice(&buffered[..taken.min(room)]);
             self.input.consume(taken);
+            self.bytes += taken as u64;
             if is_end && self.line.is_empty() {
                 return Ok(Whole::End);
             }
             if is_end || is_whole {
                 self.lines += 1;
+                self.place = self.place.end..self.bytes;
                 return Ok(match self.line.len() {
                     ..=LONGEST_LINE => Whole::Line,
                     _ => Whole::TooLong,
@@ -416,9 +430,10 @@ mod tests {
     async fn a_file_is_read_line_by_line_and_an_error_names_the_line() {
         let lines: Vec<&str> = FROZEN.lines().collect();
         let file = format!("{}\n\nno event\r\n{}\r\n{}", lines[0], lines[1], lines[2]);
-        let mut reader = reader(file);
+        let mut reader = reader(file.clone());
         let first = reader.next().await.expect("a line").expect("an event");
         assert_eq!(first.event.replay, 0);
+        assert_eq!(reader.place(), 0..lines[0].len() as u64 + 1);
         let error = reader.next().await.expect_err("no event");
         assert_eq!(
             format!("{error:#}"),
@@ -427,6 +442,9 @@ mod tests {
         assert!(reader.next().await.expect("a line").is_some());
         assert!(reader.next().await.expect("the last line").is_some());
         assert_eq!(reader.lines, 5);
+        let end = file.len();
+        let begin = end - lines[2].len();
+        assert_eq!(reader.place(), begin as u64..end as u64);
         assert!(reader.next().await.expect("no more").is_none());
     }
 

@@ -17,10 +17,11 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::amqp::BrokerError;
+use crate::content::Content;
 use crate::course::{Course, Reasons, State};
 use crate::event::{AnswerKey, BotName, Event, EventId};
 use crate::job::Cause;
-use crate::outcome::{Outcome, What};
+use crate::outcome::{Outcome, Reason, What};
 use crate::report::{Depth, Report};
 use crate::{Backend, Queue, QueueError};
 
@@ -45,8 +46,23 @@ pub struct PutBack<'a> {
     /// By which command: [`By`](crate::outcome::By).
     pub by: &'a str,
     /// Now, where its message is to be answered once more though it was answered: this begins a new
-    /// round ([`AnswerKey::again`]). `None`: a message that was answered stays as it is.
+    /// round ([`AnswerKey::again`]). Else the round that it is in without a reply, which whatever is
+    /// known of the event tells: [`Unexplained::open_round`], [`Listed::open_round`](crate::events::Listed::open_round).
+    /// `None`: a message that was answered stays as it is.
     pub again: Option<Timestamp>,
+}
+
+/// An event that is ended as the duplicate of another one about the same message.
+#[derive(Debug, Clone, Copy)]
+pub struct Duplicate<'a> {
+    /// The event.
+    pub id: EventId,
+    /// The bot it was sent to.
+    pub bot: &'a BotName,
+    /// The room, where known.
+    pub room_id: Option<RoomId>,
+    /// The message, where known.
+    pub message_id: Option<&'a MessageId>,
 }
 
 impl PutBack<'_> {
@@ -156,6 +172,9 @@ pub struct Unexplained {
     /// How often a person has put it back in.
     #[serde(skip)]
     pub replay: u32,
+    /// The round that a person has begun, and that has no reply yet: it is to be put back in this one.
+    #[serde(skip)]
+    pub open_round: Option<Timestamp>,
 }
 
 /// A message that was answered twice. The JSON fields are a contract.
@@ -205,7 +224,7 @@ impl Queue {
             twice: Vec::new(),
         };
         if !balance.candidates.is_empty() || !books.posts.suspects.is_empty() {
-            let details = Details::of(balance.candidates, &books.posts);
+            let details = Details::of(balance.candidates, &books);
             (audit.unexplained, audit.twice) = details.read(self, since).await?;
         }
         audit.sums.twice = audit.twice.len() as u64;
@@ -223,17 +242,49 @@ impl Queue {
     }
 
     /// Takes in an event that was received by another deployment: the same, but it is archived as well,
-    /// if there is an archive, so that it can be put back from here another time.
+    /// if there is an archive, so that it can be put back from here another time. What became of it
+    /// elsewhere since it was received nobody here knows, so its reply is in doubt, as if somebody had
+    /// meant to post it then: a worker looks into the room before it posts. In a later round, which is
+    /// begun here, there is no such doubt.
     pub async fn take_in(&self, event: Event, put_back: PutBack<'_>) -> Result<(), QueueError> {
         let (event, replayed) = put_back.mark(event);
+        let told = |at, what| Content::of_event(&event).outcome(what, at);
+        let consumer = What::ELSEWHERE.to_owned();
+        let doubt = told(event.received_at, What::Intent { consumer });
+        let doubt = (event.again.is_none() && doubt.answer_key().is_some()).then_some(doubt);
+        let lines: Vec<_> = doubt
+            .into_iter()
+            .chain([told(Timestamp::now(), replayed)])
+            .collect();
         match &self.0 {
-            Backend::Sqlite(store) => Ok(store.take_in(&event, replayed).await?),
-            Backend::Amqp(broker) => Ok(broker.take_in(&event, replayed).await?),
+            Backend::Sqlite(store) => Ok(store.take_in(&event, lines).await?),
+            Backend::Amqp(broker) => Ok(broker.take_in(&event, &lines).await?),
+        }
+    }
+
+    /// Writes down that an event without an end needs none of its own, as another one about the same
+    /// message answers it or has done so: what a worker would say of it, without asking anybody.
+    pub async fn end_as_duplicate(&self, duplicate: Duplicate<'_>) -> Result<(), QueueError> {
+        let outcome = Outcome {
+            v: Outcome::VERSION,
+            at: Timestamp::now(),
+            id: duplicate.id,
+            bot: duplicate.bot.clone(),
+            room_id: duplicate.room_id,
+            message_id: duplicate.message_id.cloned(),
+            again: None,
+            what: What::Ignored {
+                reason: Reason::DUPLICATE.to_owned(),
+            },
+        };
+        match &self.0 {
+            Backend::Sqlite(store) => Ok(store.end(outcome).await?),
+            Backend::Amqp(broker) => Ok(broker.end(&outcome).await?),
         }
     }
 
     /// Whether what came in is kept.
-    fn keeps_archive(&self) -> bool {
+    pub(crate) fn keeps_archive(&self) -> bool {
         match &self.0 {
             // Its table is always there.
             Backend::Sqlite(_) => true,
@@ -365,6 +416,11 @@ impl Books {
         let mut balance = self.balance(&waits, Timestamp::now());
         balance.sums.spooled = spooled;
         Ok(balance)
+    }
+
+    /// The round that it is in without a reply.
+    fn open_round(&self, id: EventId) -> Option<Timestamp> {
+        self.courses.get(&id).copied().and_then(Course::open_round)
     }
 
     /// Whether an event, of which something is known from this time, was received in between.
@@ -555,6 +611,10 @@ impl Posts {
             }
         }
     }
+
+    fn is_suspect(&self, key: &AnswerKey) -> bool {
+        self.suspects.contains(&self.hasher.hash_one(key))
+    }
 }
 
 /// The reply that was posted, where its id is known; what is not known differs from nothing.
@@ -573,16 +633,16 @@ fn posted(outcome: &Outcome) -> Option<(AnswerKey, &MessageId)> {
 struct Details<'a> {
     wanted: HashSet<EventId>,
     events: BTreeMap<EventId, Unexplained>,
-    posts: &'a Posts,
+    books: &'a Books,
     replies: BTreeMap<AnswerKey, Vec<MessageId>>,
 }
 
 impl<'a> Details<'a> {
-    fn of(wanted: Vec<EventId>, posts: &'a Posts) -> Self {
+    fn of(wanted: Vec<EventId>, books: &'a Books) -> Self {
         Self {
             wanted: wanted.into_iter().collect(),
             events: BTreeMap::new(),
-            posts,
+            books,
             replies: BTreeMap::new(),
         }
     }
@@ -636,16 +696,14 @@ impl<'a> Details<'a> {
                 last_at: None,
                 archived: true,
                 replay: event.replay,
+                open_round: self.books.open_round(event.id),
             },
         );
     }
 
     fn became(&mut self, outcome: Outcome) {
         if let Some((key, reply)) = posted(&outcome)
-            && self
-                .posts
-                .suspects
-                .contains(&self.posts.hasher.hash_one(&key))
+            && self.books.posts.is_suspect(&key)
         {
             let replies = self.replies.entry(key).or_default();
             if !replies.contains(reply) {
@@ -655,6 +713,7 @@ impl<'a> Details<'a> {
         if !self.wanted.contains(&outcome.id) {
             return;
         }
+        let books = self.books;
         let event = self
             .events
             .entry(outcome.id)
@@ -669,6 +728,7 @@ impl<'a> Details<'a> {
                 last_at: None,
                 archived: false,
                 replay: 0,
+                open_round: books.open_round(outcome.id),
             });
         // That it was received may be told late.
         if event.last.is_none() || !matches!(outcome.what, What::Received { .. }) {

@@ -5,6 +5,8 @@
 //! file cannot tell apart does not exist: whatever waits it knows by id. A broker tells only how many
 //! jobs wait, so an event without an end may be [`Standing::Open`] there.
 
+mod known;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +21,8 @@ use crate::dead::DeadLetter;
 use crate::event::{BotName, Event, EventId};
 use crate::outcome::{Outcome, What};
 use crate::{Backend, Queue, QueueError, amqp, sqlite};
+
+pub use self::known::{Acts, Knowledge, Known};
 
 /// What workers hold they tell a little late, so an event without an end that something was heard of
 /// this recently is not called unexplained, though nothing seems to wait.
@@ -176,6 +180,9 @@ pub struct Listed {
     pub reply_message_id: Option<MessageId>,
     /// How often a person has put it back in.
     pub replay: u32,
+    /// The round that a person has begun, and that has no reply yet, however it stands: who puts it back
+    /// does so in this round ([`PutBack::again`](crate::audit::PutBack::again)).
+    pub open_round: Option<Timestamp>,
     /// The last thing that happened to it, by its name among the outcomes.
     pub last: Option<&'static str>,
     /// When that happened.
@@ -254,19 +261,23 @@ impl Whom {
     pub(crate) fn time(&self) -> Option<Timestamp> {
         match self {
             Self::Event(id) => id.received_at(),
-            Self::Message { message, .. } => sent_at(message),
+            Self::Message { message, .. } => {
+                Timestamp::from_millisecond(message.seems_sent_at()?).ok()
+            }
         }
     }
 }
 
-/// When a message was sent, as its id seems to tell. Chatwork promises nothing of the kind, but the ids
-/// of its samples carry milliseconds in their upper bits: a hint for where to look first.
-fn sent_at(message: &MessageId) -> Option<Timestamp> {
-    /// 2010-06-14T00:00:00Z, in milliseconds.
-    const BEGIN: i64 = 1_276_473_600_000;
-    let id: u64 = message.as_str().parse().ok()?;
-    let millis = i64::try_from(id >> 22).ok()?;
-    Timestamp::from_millisecond(BEGIN.checked_add(millis)?).ok()
+/// How much is read for a story. A file is read by its indexes, and so to the end in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// To look, and not to act by it: once the events were all answered and it is quiet about them, a
+    /// broker's outcomes are read on only where its log of dead letters says that a person did something
+    /// about them. That log may have lost a line, and so another round may be missed:
+    /// [`Story::read_until`] says from when on.
+    Answered,
+    /// All that was written since.
+    End,
 }
 
 /// Everything that is known of one event.
@@ -288,6 +299,10 @@ pub struct Story {
     pub reply_message_id: Option<MessageId>,
     /// How often a person has put it back in.
     pub replay: u32,
+    /// The round that a person has begun, and that has no reply yet; see [`Listed::open_round`].
+    pub open_round: Option<Timestamp>,
+    /// Up to when its outcomes were read without a gap; `None`: all of them were, to the end.
+    pub read_until: Option<Timestamp>,
 }
 
 /// What a back end found of events that a story is to be told of.
@@ -296,6 +311,8 @@ pub(crate) struct Found {
     pub(crate) events: Vec<Event>,
     /// In the order in which they were stored. One may be there twice.
     pub(crate) outcomes: Vec<Outcome>,
+    /// Up to when the outcomes were read without a gap; `None`: to the end.
+    pub(crate) read_until: Option<Timestamp>,
 }
 
 /// What the queue says of the jobs in it.
@@ -331,9 +348,11 @@ impl Queue {
     /// not in the archive, because there is none or it has forgotten them, are not among them.
     ///
     /// Memory does not grow with what is passed over. Dead letters are kept whole meanwhile, without
-    /// what they hold. On a broker events come in the order of their arrival in the archive, which for
-    /// those that waited in a spool is a later one, and of what becomes of older events, while younger ones are looked
-    /// at, some hundred bytes each are kept until it is their turn.
+    /// what they hold.
+    ///
+    /// On a broker, events come in the order of their arrival in the archive; those that waited in a spool
+    /// arrived later than they were received. While younger events are looked at, what became of older
+    /// ones comes up as well: it is kept until their turn, some hundred bytes each.
     pub fn events(&self, choice: Choice, limit: Option<u64>) -> Events {
         let choice = Arc::new(choice);
         let pages = match &self.0 {
@@ -353,14 +372,14 @@ impl Queue {
         }
     }
 
-    /// Everything that is known of the events so named, oldest first; none where nothing is.
-    pub async fn stories(&self, whom: &Whom) -> Result<Vec<Story>, QueueError> {
+    /// What is known of the events so named, oldest first; none where nothing is.
+    pub async fn stories(&self, whom: &Whom, reach: Reach) -> Result<Vec<Story>, QueueError> {
         // In this order: what is put back or comes to an end meanwhile the outcomes tell.
         let letters = self.letters(|letter| whom.is_letter(letter)).await?;
         let waiting = self.waiting_now().await?;
         let found = match &self.0 {
             Backend::Sqlite(store) => store.find(whom.clone()).await?,
-            Backend::Amqp(broker) => broker.find(whom).await?,
+            Backend::Amqp(broker) => broker.find(whom, reach).await?,
         };
         Ok(stories(found, letters, &waiting))
     }
@@ -385,6 +404,17 @@ impl Queue {
             Backend::Sqlite(store) => Ok(Waits::These(store.waiting_anywhere().await?)),
             Backend::Amqp(_) => Ok(Waits::SoMany(self.jobs_in_numbers().await?)),
         }
+    }
+}
+
+/// How many events [`Events`] has looked at; it goes on counting.
+#[derive(Debug, Clone)]
+pub struct LookedThrough(Arc<AtomicU64>);
+
+impl LookedThrough {
+    /// So many by now.
+    pub fn so_far(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -436,15 +466,10 @@ impl Events {
         }
     }
 
-    /// How many events were looked at so far.
-    pub fn looked_through(&self) -> u64 {
-        self.looked_through.load(Ordering::Relaxed)
-    }
-
-    /// The same number, to be read while [`Events::next`] is under way: between two events that are
-    /// chosen, a million may be passed over.
-    pub fn counter(&self) -> Arc<AtomicU64> {
-        self.looked_through.clone()
+    /// How many events are looked at, to be read while [`Events::next`] is under way: between two events
+    /// that are chosen, a million may be passed over.
+    pub fn looked_through(&self) -> LookedThrough {
+        LookedThrough(self.looked_through.clone())
     }
 
     fn take_in(&mut self, page: Page) {
@@ -485,6 +510,7 @@ impl Events {
                     why: brief.why,
                     reply_message_id: brief.reply_message_id,
                     replay: brief.replay.max(event.replay),
+                    open_round: brief.open_round,
                     last: brief.last.map(|(name, _)| name),
                     last_at: brief.last.map(|(_, at)| at),
                     event,
@@ -505,6 +531,7 @@ struct Brief {
     why: Option<String>,
     reply_message_id: Option<MessageId>,
     replay: u32,
+    open_round: Option<Timestamp>,
     last: Option<(&'static str, Timestamp)>,
 }
 
@@ -518,6 +545,7 @@ impl Brief {
             why: None,
             reply_message_id: None,
             replay: 0,
+            open_round: None,
             last: None,
         };
         let mut dropped = None;
@@ -546,6 +574,7 @@ impl Brief {
                 _ => {}
             }
         }
+        brief.open_round = course.open_round();
         (brief.end, brief.why) = match course.state(letter.map(|letter| letter.cause)) {
             State::Answered => (Some(Standing::Answered), None),
             State::Ignored(reason) => {
@@ -624,6 +653,7 @@ fn stories(found: Found, mut letters: HashMap<EventId, DeadLetter>, waits: &Wait
     ids.sort_unstable();
     ids.dedup();
     let now = Timestamp::now();
+    let read_until = found.read_until;
     let stories = ids.into_iter().map(|id| {
         let event = events.remove(&id);
         let mut outcomes = outcomes.remove(&id).unwrap_or_default();
@@ -648,9 +678,42 @@ fn stories(found: Found, mut letters: HashMap<EventId, DeadLetter>, waits: &Wait
             replay: event
                 .as_ref()
                 .map_or(brief.replay, |event| brief.replay.max(event.replay)),
+            open_round: brief.open_round,
+            read_until,
             event,
             letter,
         }
     });
     stories.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_for_a_state_also_gets_what_may_be_meant() {
+        use Standing::{Answered, Dead, Dropped, Open, Unexplained, Waiting};
+        let table: [(&[Standing], &[Standing]); 8] = [
+            (&[], &Standing::ALL),
+            (&[Answered], &[Answered]),
+            (&[Waiting], &[Waiting, Open]),
+            (&[Unexplained], &[Unexplained, Open]),
+            (&[Waiting, Unexplained], &[Waiting, Unexplained, Open]),
+            (&[Open], &[Open]),
+            (&[Dead], &[Dead, Dropped]),
+            (&[Dropped], &[Dropped]),
+        ];
+        for (asked_for, taken) in table {
+            let choice = Choice {
+                standings: asked_for.to_vec(),
+                ..Choice::default()
+            };
+            for standing in Standing::ALL {
+                let expected = taken.contains(&standing);
+                let is_taken = choice.takes_standing(standing);
+                assert_eq!(is_taken, expected, "{standing:?} by {asked_for:?}");
+            }
+        }
+    }
 }

@@ -155,6 +155,29 @@ pub enum What {
     },
 }
 
+/// Why nothing is said, as [`What::Ignored`] names it.
+#[derive(Debug)]
+pub struct Reason;
+
+impl Reason {
+    /// The bot wrote it.
+    pub const OWN: &str = "own";
+    /// Somebody wrote it who is never answered.
+    pub const IGNORED_ACCOUNT: &str = "ignored_account";
+    /// Nobody wrote it: Chatwork reports an upload, a task, a new member.
+    pub const SYSTEM_TEXT: &str = "system_text";
+    /// It is not for the bot.
+    pub const NOT_ADDRESSED: &str = "not_addressed";
+    /// Another event about this message answers it.
+    pub const DUPLICATE: &str = "duplicate";
+    /// Chatwork said lately that the bot may not post there.
+    pub const ROOM_CLOSED: &str = "room_closed";
+    /// Its sender has asked too much.
+    pub const FLOOD: &str = "flood";
+    /// There is no answer, and no fallback line.
+    pub const NOTHING_TO_SAY: &str = "nothing_to_say";
+}
+
 /// The commands that put events back in, as [`What::Replayed`] names them.
 #[derive(Debug)]
 pub struct By;
@@ -174,8 +197,16 @@ impl What {
     /// Who meant to post, in the [`What::Intent`] of an event that was taken in from another deployment:
     /// whoever worked on it there, for all that anybody knows here.
     pub const ELSEWHERE: &str = "elsewhere";
-    /// Why an event is ignored whose message another one answers.
-    pub const DUPLICATE: &str = "duplicate";
+    /// What came of asking, in [`What::Asked`]: SimSimi said something.
+    pub const ANSWERED: &str = "answered";
+    /// It had nothing to say.
+    pub const NO_ANSWER: &str = "no_answer";
+    /// What came of looking, in [`What::Looked`]: the reply is in the room.
+    pub const FOUND: &str = "found";
+    /// It is not.
+    pub const ABSENT: &str = "absent";
+    /// Nobody can tell.
+    pub const UNCLEAR: &str = "unclear";
 
     /// The word by which it is written down.
     pub fn name(&self) -> &'static str {

@@ -39,7 +39,10 @@ What becomes of an event depends on where it stands:
   answered     left alone; with --again answered once more
   waiting      left alone
   unexplained  put back, to be asked about; so is what is open, of which a broker
-               cannot tell whether it waits: a message is answered once all the same
+               cannot tell whether it waits: a message is answered once all the same.
+               Where more was put back before than there are jobs, some of it is lost, and
+               nobody can tell which: it is left alone without --state unexplained, and
+               the command exits 1
   dead         its dead letter is put back where it was given up; what nobody understands
                is left alone unless its id is given
   dropped      left alone unless chosen by --state dropped or by its id
@@ -47,18 +50,24 @@ What becomes of an event depends on where it stands:
                room_closed, nothing_to_say, ignored_account) is put back if chosen by
                --state ignored or by its id
 What is older than CHICKWORK_MAX_AGE is left alone without --ignore-age. Of several events about
-one message one is put back. Every event keeps its id.
+one message one is put back; the others are ended as duplicates, without asking SimSimi, and so are
+those whose message has a reply already (their dead letters are dropped). Where another answer was
+asked for and never came, an event is put back for that. Every event keeps its id.
 
 First you are told what will happen, then you are asked, unless --yes. The id of each event is
 printed when it is back. Ctrl-C stops between two events; the same command goes on from there, and
 run again it says nothing twice. Exits 0 when everything was put back that was to be, else 1.
 
 --again answers messages that have a reply already ONCE MORE, and posts uncertain replies without
-looking for them. It begins a round; --again=TIME goes on with the one that was begun then.
+looking for them. It begins a round, and tells its time before it puts anything back: --again=TIME
+goes on with the round that was begun then. What was answered once more within the last hour is left
+alone, unless a later time is named.
 
 --from FILE takes a file of `chickwork events export`, or - for the standard input. Events that are
 not known here are received anew, as far as they were not answered and did not wait where they were
-exported (--state waiting takes those in, too); of the others counts what is known here.
+exported (what waits or is open there goes with --state waiting). They may have been answered there
+since: before anything is posted, a worker looks into the room, and gives up as uncertain what it
+cannot tell. Of events that are known here, archived or not, counts what is known here.
 
 --into URL sends the original bytes of what is chosen, signed with CHATWORK_WEBHOOK_TOKEN, to another
 ingress, whatever became of them. The queue is not changed. A refusal ends it.
@@ -71,8 +80,8 @@ would be said), error, before (the reply then) and reason_before. For the same w
 see `chickwork dev --from`.
 
 --json prints, for each event that is put back (with --dry-run, for each chosen): id, bot, type,
-room_id, message_id, received_at, state, why, plan (put_back, retry, again, take_in or skip) and
-reason (why it is skipped).
+room_id, message_id, received_at, state, why, plan (put_back, retry, again, take_in, close or skip)
+and reason (why it is skipped).
 
 Examples:
   chickwork replay --since 12h --dry-run
@@ -193,7 +202,6 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
             .expect("it has a default")
             .clone(),
         choice: choice::of(flags, now),
-        states: choice::states(flags),
         on_broker: matches!(queue.location, Location::Amqp(_)),
         kept_since: audit::oldest_kept(&queue, now),
     };
@@ -270,9 +278,10 @@ fn wish(flags: &ArgMatches, max_age: std::time::Duration, now: Timestamp) -> Wis
     let again = flags.get_one::<Round>("again");
     Wish {
         again: again.map(|round| match round {
-            Round::New => put_back::whole_milliseconds(now),
+            Round::New => plan::new_round(now),
             Round::Begun(then) => *then,
         }),
+        is_named_round: matches!(again, Some(Round::Begun(_))),
         ignore_age: flags.get_flag("ignore-age"),
         max_age,
         states: choice::states(flags),

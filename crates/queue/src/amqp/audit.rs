@@ -6,7 +6,7 @@ use super::wire::{self, History};
 use super::{Address, Broker, BrokerError, Message};
 use crate::content::Content;
 use crate::event::Event;
-use crate::outcome::What;
+use crate::outcome::{Outcome, What};
 
 impl Broker {
     /// Whether there is to be an archive.
@@ -33,9 +33,19 @@ impl Broker {
     }
 
     /// Says that an event of another deployment is taken in, and takes it in.
-    pub(crate) async fn take_in(&self, event: &Event, replayed: What) -> Result<(), BrokerError> {
-        let told = Content::of_event(event).outcome(replayed, Timestamp::now());
-        self.store(&self.outcome_message(&told)).await?;
+    pub(crate) async fn take_in(
+        &self,
+        event: &Event,
+        lines: &[Outcome],
+    ) -> Result<(), BrokerError> {
+        for line in lines {
+            self.store(&self.outcome_message(line)).await?;
+        }
         self.publish(event).await
+    }
+
+    /// Says how an event has ended that nobody works on.
+    pub(crate) async fn end(&self, outcome: &Outcome) -> Result<(), BrokerError> {
+        self.store(&self.outcome_message(outcome)).await
     }
 }

@@ -8,7 +8,7 @@ use rusqlite::params;
 use super::{PAGE, Store, StoreError, claims, records, rows};
 use crate::content::Content;
 use crate::event::{Event, EventId};
-use crate::outcome::What;
+use crate::outcome::{Outcome, What};
 
 impl Store {
     /// The events that have a job, whether it waits or somebody works on it.
@@ -48,18 +48,30 @@ impl Store {
     }
 
     /// Takes in an event of another deployment, and says so, in one transaction.
-    pub(crate) async fn take_in(&self, event: &Event, replayed: What) -> Result<(), StoreError> {
+    pub(crate) async fn take_in(
+        &self,
+        event: &Event,
+        lines: Vec<Outcome>,
+    ) -> Result<(), StoreError> {
         self.refuse_spool().await?;
         let content = Content::of_event(event);
         let archived = !self.inner.archive_keep.is_zero();
         self.write(move |connection| {
-            let now = Timestamp::now();
-            records::insert_outcome(connection, &content.outcome(replayed, now))?;
+            for line in &lines {
+                records::insert_outcome(connection, line)?;
+            }
             if archived {
                 records::insert_archive(connection, &content)?;
             }
-            rows::insert_job(connection, claims::ASK, &content, now)
+            rows::insert_job(connection, claims::ASK, &content, Timestamp::now())
         })
         .await
+    }
+
+    /// Says how an event has ended that nobody works on.
+    pub(crate) async fn end(&self, outcome: Outcome) -> Result<(), StoreError> {
+        self.refuse_spool().await?;
+        self.write(move |connection| records::insert_outcome(connection, &outcome))
+            .await
     }
 }

@@ -2,6 +2,8 @@
 //! the dead letters, or from a file of `events export`.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -9,13 +11,14 @@ use chickwork_chatwork::id::{MessageId, RoomId};
 use chickwork_chatwork::webhook::Webhook;
 use chickwork_queue::Queue;
 use chickwork_queue::dead::{DeadLetter, Held};
-use chickwork_queue::event::{BotName, Event, EventId};
-use chickwork_queue::events::{Choice, Listed, Standing};
+use chickwork_queue::event::{AnswerKey, BotName, Event, EventId};
+use chickwork_queue::events::{Acts, Choice, Known, Listed, Standing};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
+use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 
-use super::plan::{Around, Known, seen_closely};
-use crate::export::{Exported, Reader};
+use super::plan::{self, ByNumbers, seen_closely};
+use crate::export::{Exported, Reader, STDIN};
 use crate::recorded::Recorded;
 use crate::words;
 
@@ -65,35 +68,73 @@ pub(super) struct Found {
     /// When its message was written, as far as that is known.
     #[serde(skip)]
     pub(super) aged_from: Timestamp,
+    /// Whether its copy is in the archive, or in its dead letter.
+    #[serde(skip)]
+    pub(super) has_copy: bool,
+    /// Whether a person has put it back since it came here.
+    #[serde(skip)]
+    pub(super) was_put_back: bool,
+    /// Whether its last word is that it waits.
+    #[serde(skip)]
+    pub(super) is_said_to_wait: bool,
+    /// Whether that is so of more events than there are jobs.
+    #[serde(skip)]
+    pub(super) may_be_lost: bool,
     /// When something last became of it.
     #[serde(skip)]
     pub(super) last_at: Option<Timestamp>,
+    /// Whether its message is known to have a reply, by way of whichever event.
+    #[serde(skip)]
+    pub(super) message_is_answered: bool,
+    /// The last round that a person has begun.
+    #[serde(skip)]
+    pub(super) last_round: Option<Timestamp>,
     /// Whether a reply to its message is in the room, from this round or an earlier one.
     #[serde(skip)]
     pub(super) was_answered: bool,
+    /// The round that it is in without a reply: it is put back in this one.
+    #[serde(skip)]
+    pub(super) open_round: Option<Timestamp>,
     /// How often it was put back before.
     #[serde(skip)]
     pub(super) replay: u32,
     /// Its dead letter, if there is one now.
     #[serde(skip)]
     pub(super) letter: Option<Box<DeadLetter>>,
-    /// The event itself, where it is from a file.
+    /// Where it stands in the file that it is from.
     #[serde(skip)]
-    pub(super) event: Option<Box<Event>>,
-    /// What was said about it, where it is from a file.
+    pub(super) place: Option<Place>,
+    /// What was said about it, where it is from a file and was read from there.
     #[serde(skip)]
     pub(super) recorded: Option<Box<Recorded>>,
 }
 
+/// A line of a file that was opened.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    file: Arc<std::fs::File>,
+    bytes: Range<u64>,
+}
+
 impl Found {
+    /// What answers it in the first round.
+    fn answer_key(&self) -> Option<AnswerKey> {
+        Some(AnswerKey {
+            bot: self.bot.clone(),
+            room_id: self.room_id?,
+            message_id: self.message_id.clone()?,
+            again: None,
+        })
+    }
+
     /// The message that it is about, to a bot.
     pub(super) fn key(&self) -> Option<(BotName, RoomId, MessageId)> {
         Some((self.bot.clone(), self.room_id?, self.message_id.clone()?))
     }
 
     /// What decides.
-    pub(super) fn known(&self, named: &HashSet<EventId>) -> Known<'_> {
-        Known {
+    pub(super) fn known(&self, named: &HashSet<EventId>) -> plan::Known<'_> {
+        plan::Known {
             standing: self.state,
             is_here: self.is_here,
             why: self.why.as_deref(),
@@ -103,12 +144,17 @@ impl Found {
                 .map(|letter| (letter.cause, letter.step)),
             aged_from: self.aged_from,
             last_at: self.last_at,
+            has_copy: self.has_copy,
+            open_round: self.open_round,
+            last_round: self.last_round,
+            may_be_lost: self.may_be_lost,
+            was_answered: self.was_answered,
             is_named: named.contains(&self.id),
         }
     }
 
-    fn of_listed(listed: Listed) -> Self {
-        let event = listed.event;
+    fn of_listed(listed: Listed, now: Timestamp) -> Self {
+        let (event, acts) = (listed.event, Acts::of(&listed.outcomes));
         Self {
             aged_from: aged_from(&event),
             id: event.id,
@@ -120,12 +166,18 @@ impl Found {
             state: Some(listed.standing),
             why: listed.why,
             is_here: true,
+            has_copy: true,
+            was_put_back: acts.replayed > event.replay,
+            is_said_to_wait: acts.is_said_to_wait(now),
+            may_be_lost: false,
             last_at: listed.last_at,
-            was_answered: listed.standing == Standing::Answered
-                || listed.reply_message_id.is_some(),
+            message_is_answered: false,
+            last_round: acts.last_round,
+            was_answered: listed.standing == Standing::Answered || acts.was_answered,
+            open_round: listed.open_round,
             replay: listed.replay,
             letter: listed.letter.map(Box::new),
-            event: None,
+            place: None,
             recorded: None,
         }
     }
@@ -142,18 +194,24 @@ impl Found {
             state: Some(Standing::Dead),
             why: Some(letter.cause.as_str().to_owned()),
             is_here: true,
+            has_copy: true,
+            was_put_back: false,
+            is_said_to_wait: false,
+            may_be_lost: false,
             last_at: Some(letter.buried_at),
+            message_is_answered: false,
+            last_round: None,
             was_answered: false,
+            open_round: None,
             replay: 0,
             letter: Some(Box::new(letter)),
-            event: None,
+            place: None,
             recorded: None,
         }
     }
 
     /// Not known here.
-    fn of_exported(exported: Exported) -> Self {
-        let recorded = Recorded::of(&exported.outcomes);
+    fn of_exported(exported: Exported, place: Place) -> Self {
         let event = exported.event;
         let state = exported.state.as_deref().and_then(|word| {
             let named = |state: &Standing| state.as_str() == word;
@@ -162,20 +220,48 @@ impl Found {
         Self {
             aged_from: aged_from(&event),
             id: event.id,
-            bot: event.bot.clone(),
+            bot: event.bot,
             event_type: event.event_type.to_owned(),
             room_id: event.room_id,
-            message_id: event.message_id.clone(),
+            message_id: event.message_id,
             received_at: event.received_at,
             state,
             why: exported.why,
             is_here: false,
+            has_copy: false,
+            was_put_back: false,
+            is_said_to_wait: false,
+            may_be_lost: false,
             last_at: None,
+            message_is_answered: false,
+            last_round: None,
             was_answered: state == Some(Standing::Answered),
+            open_round: None,
             replay: event.replay,
             letter: None,
-            event: Some(Box::new(event)),
-            recorded: Some(Box::new(recorded)),
+            place: Some(place),
+            recorded: None,
+        }
+    }
+
+    /// Whatever its file tells, here this is known of it.
+    fn is_known_here(&mut self, known: Known, now: Timestamp) {
+        let acts = known.acts;
+        self.state = Some(known.standing);
+        self.why = known.why;
+        self.is_here = true;
+        self.has_copy = known.archived.is_some() || known.letter.is_some();
+        self.was_put_back = acts.replayed > known.archived.unwrap_or(0);
+        self.is_said_to_wait = acts.is_said_to_wait(now);
+        self.last_at = acts.last_at;
+        self.last_round = acts.last_round;
+        self.was_answered = known.standing == Standing::Answered || acts.was_answered;
+        self.open_round = known.open_round;
+        self.replay = self.replay.max(acts.replayed);
+        self.letter = known.letter.map(Box::new);
+        if known.archived.is_some() {
+            // What was received here counts, not what somebody may have written into a file.
+            self.place = None;
         }
     }
 }
@@ -193,8 +279,6 @@ fn aged_from(event: &Event) -> Timestamp {
 pub(super) struct Choosing {
     pub(super) source: Source,
     pub(super) choice: Choice,
-    /// The states that were named.
-    pub(super) states: Vec<Standing>,
     /// Whether the queue is on a broker, which tells what waits in numbers alone.
     pub(super) on_broker: bool,
     /// From when on everything is known that has become of events.
@@ -237,8 +321,9 @@ impl Choosing {
         }
         let mut found = Vec::new();
         let mut events = queue.events(choice, None);
+        let now = Timestamp::now();
         while let Some(listed) = events.next().await? {
-            found.push(Found::of_listed(listed));
+            found.push(Found::of_listed(listed, now));
         }
         if self.on_broker {
             self.see_closely(queue, &mut found).await?;
@@ -252,31 +337,29 @@ impl Choosing {
 
     /// See [`seen_closely`]. What the audit lists is all that may be lost, by what is known of all
     /// events and not only of those that are chosen.
-    async fn see_closely(&self, queue: &Queue, found: &mut [Found]) -> anyhow::Result<()> {
-        let unsure =
-            |event: &&mut Found| matches!(event.state, Some(Standing::Open | Standing::Waiting));
-        let mut unsure: Vec<_> = found.iter_mut().filter(unsure).collect();
+    async fn see_closely(
+        &self,
+        queue: &Queue,
+        found: impl IntoIterator<Item = &mut Found>,
+    ) -> anyhow::Result<()> {
+        let unsure = |event: &&mut Found| {
+            event.is_here && matches!(event.state, Some(Standing::Open | Standing::Waiting))
+        };
+        let mut unsure: Vec<_> = found.into_iter().filter(unsure).collect();
         if unsure.is_empty() {
             return Ok(());
         }
         let audit = queue.audit(self.kept_since, Duration::ZERO).await?;
         let may_be_lost: HashSet<_> = audit.unexplained.iter().map(|event| event.id).collect();
-        let around = Around {
-            is_by_id: false,
-            some_were_put_back: unsure.iter().any(|event| event.replay > 0),
-        };
-        let is_wanted_anyhow = self
-            .states
-            .iter()
-            .any(|state| matches!(state, Standing::Open | Standing::Unexplained));
+        let some_were_put_back = unsure.iter().any(|event| event.was_put_back);
         for event in &mut unsure {
-            let standing = if may_be_lost.contains(&event.id) {
-                Standing::Open
-            } else {
-                Standing::Waiting
+            let by = ByNumbers {
+                may_be_lost: may_be_lost.contains(&event.id),
+                is_said_to_wait: event.is_said_to_wait,
+                some_were_put_back,
             };
-            let is_wanted = is_wanted_anyhow || self.choice.ids.contains(&event.id);
-            event.state = Some(seen_closely(standing, event.replay, is_wanted, around));
+            event.state = Some(seen_closely(by));
+            event.may_be_lost = by.may_be_lost && by.is_said_to_wait;
         }
         Ok(())
     }
@@ -309,12 +392,16 @@ impl Choosing {
     }
 
     async fn exported(&self, path: &str, queue: Option<&Queue>) -> anyhow::Result<Vec<Found>> {
-        let mut file = Reader::open(path).await?;
+        let (mut lines, file) = open(path).await?;
         let mut found = HashMap::new();
-        while let Some(exported) = file.next().await? {
+        while let Some(exported) = lines.next().await? {
             if self.choice.takes(&exported.event) {
+                let place = Place {
+                    file: file.clone(),
+                    bytes: lines.place(),
+                };
                 // The same event twice is one.
-                let event = Found::of_exported(exported);
+                let event = Found::of_exported(exported, place);
                 found.entry(event.id).or_insert(event);
             }
         }
@@ -328,33 +415,82 @@ impl Choosing {
         Ok(found.into_values().filter(is_chosen).collect())
     }
 
-    /// Events that are known here are judged by what is known here.
+    /// Events that are known here are judged by what is known here, wherever that is kept: the archive may
+    /// have forgotten them, or there may be none.
     async fn know_those_from_here(
         &self,
         queue: &Queue,
         found: &mut HashMap<EventId, Found>,
     ) -> anyhow::Result<()> {
-        let times = || found.values().map(|event| event.received_at);
-        let (Some(since), Some(until)) = (times().min(), times().max()) else {
+        let Some(begins) = found.values().map(|event| event.received_at).min() else {
             return Ok(());
         };
-        let all_in_between = Self {
-            source: Source::Archive,
-            choice: Choice {
-                since: Some(since),
-                until: Some(until),
-                ..Choice::default()
-            },
-            states: self.states.clone(),
-            on_broker: self.on_broker,
-            kept_since: self.kept_since,
-        };
-        for known in all_in_between.archived(queue).await? {
-            if let Some(event) = found.get_mut(&known.id) {
-                *event = known;
+        let since = begins.checked_sub(CLOCKS_DIFFER).unwrap_or(Timestamp::MIN);
+        let wanted = found.iter().map(|(id, event)| (*id, event.answer_key()));
+        let mut known = queue.known(&wanted.collect(), since).await?;
+        let now = Timestamp::now();
+        for event in found.values_mut() {
+            if let Some(known) = known.events.remove(&event.id) {
+                event.is_known_here(known, now);
             }
+            let key = event.answer_key();
+            event.message_is_answered = key.is_some_and(|key| known.answered.contains(&key));
+        }
+        if self.on_broker {
+            self.see_closely(queue, found.values_mut()).await?;
         }
         Ok(())
+    }
+}
+
+/// Opens a file to be read twice: through, and then here and there. What can be read only once, such as
+/// the standard input, is copied to a nameless file first.
+async fn open(path: &str) -> anyhow::Result<(Reader, Arc<std::fs::File>)> {
+    let is_plain = path != STDIN
+        && tokio::fs::metadata(path)
+            .await
+            .is_ok_and(|metadata| metadata.is_file());
+    if is_plain {
+        let lines = Reader::open(path).await?;
+        let file = std::fs::File::open(path).with_context(|| format!("cannot read {path}"))?;
+        return Ok((lines, Arc::new(file)));
+    }
+    let name = match path {
+        STDIN => "the standard input",
+        path => path,
+    };
+    let copy = tempfile::tempfile().context("there is no room for a copy of what is read")?;
+    let mut to = tokio::fs::File::from_std(copy.try_clone()?);
+    if path == STDIN {
+        tokio::io::copy(&mut tokio::io::stdin(), &mut to).await
+    } else {
+        let mut from = tokio::fs::File::open(path)
+            .await
+            .with_context(|| format!("{path} cannot be read"))?;
+        tokio::io::copy(&mut from, &mut to).await
+    }
+    .with_context(|| format!("{name} cannot be read, or copied"))?;
+    to.flush().await?;
+    to.rewind().await?;
+    Ok((Reader::of(name, Box::new(to)), Arc::new(copy)))
+}
+
+impl Place {
+    /// The event that stands there, with what was said about it.
+    async fn read(&self, found: &mut Found) -> anyhow::Result<Event> {
+        let Self { file, bytes } = self.clone();
+        let line = tokio::task::spawn_blocking(move || {
+            let length = usize::try_from(bytes.end - bytes.start).unwrap_or(usize::MAX);
+            let mut line = vec![0; length];
+            std::os::unix::fs::FileExt::read_exact_at(&*file, &mut line, bytes.start)?;
+            std::io::Result::Ok(line)
+        });
+        let changed = "the file has changed since it was read";
+        let line = line.await?.context(changed)?;
+        let exported = Exported::read(&line).context(changed)?;
+        anyhow::ensure!(exported.event.id == found.id, changed);
+        found.recorded = Some(Box::new(Recorded::of(&exported.outcomes)));
+        Ok(exported.event)
     }
 }
 
@@ -368,6 +504,8 @@ fn is_without_end(state: Standing) -> bool {
 /// The bytes of the events that were found, oldest first, as far as they are still there.
 pub(super) struct Bodies<'a> {
     queue: Option<&'a Queue>,
+    /// Those of a file.
+    placed: std::vec::IntoIter<(Found, Place)>,
     ready: std::vec::IntoIter<(Found, Event)>,
     /// Those whose bytes are still to be read.
     left: HashMap<EventId, Found>,
@@ -378,16 +516,17 @@ pub(super) struct Bodies<'a> {
 impl<'a> Bodies<'a> {
     /// Of these events.
     pub(super) fn of(queue: Option<&'a Queue>, found: Vec<Found>) -> Self {
-        let (mut ready, mut left) = (Vec::new(), HashMap::new());
+        let (mut placed, mut left) = (Vec::new(), HashMap::new());
         for mut found in found {
-            match found.event.take() {
-                Some(event) => ready.push((found, *event)),
+            match found.place.take() {
+                Some(place) => placed.push((found, place)),
                 None => drop(left.insert(found.id, found)),
             }
         }
         Self {
             queue,
-            ready: ready.into_iter(),
+            placed: placed.into_iter(),
+            ready: Vec::new().into_iter(),
             left,
             archive_is_read: false,
         }
@@ -395,6 +534,10 @@ impl<'a> Bodies<'a> {
 
     /// The next one; `None`: the rest is not to be had any more.
     pub(super) async fn next(&mut self) -> anyhow::Result<Option<(Found, Event)>> {
+        if let Some((mut found, place)) = self.placed.next() {
+            let event = place.read(&mut found).await?;
+            return Ok(Some((found, event)));
+        }
         loop {
             if let Some(next) = self.ready.next() {
                 return Ok(Some(next));
@@ -464,12 +607,19 @@ pub(super) mod tests {
             state: None,
             why: None,
             is_here: true,
+            has_copy: true,
+            was_put_back: false,
+            is_said_to_wait: false,
+            may_be_lost: false,
             aged_from: received_at,
             last_at: None,
+            message_is_answered: false,
+            last_round: None,
             was_answered: false,
+            open_round: None,
             replay: 0,
             letter: None,
-            event: None,
+            place: None,
             recorded: None,
         }
     }

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use chickwork_queue::events::Standing;
 use chickwork_queue::job::{Cause, Step};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Serialize, Serializer};
 
 use super::super::dead::take::is_doubtful;
 use super::found::Found;
+use crate::words;
 
 /// What is done with an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,13 +23,24 @@ pub(super) enum Deed {
     Retry,
     /// Its message, which has a reply, is answered once more.
     Again,
-    /// It is not known here, and is received anew.
+    /// Another answer to its message was asked for and never came: it is put back for that.
+    Owed,
+    /// It is not known here, or has lost its archived copy, and is received anew.
     TakeIn,
+    /// Another event about its message answers it, or has done so: that is written down as its end.
+    Close,
 }
 
 impl Deed {
     /// All of them, in the order of the preview.
-    pub(super) const ALL: [Self; 4] = [Self::PutBack, Self::Retry, Self::Again, Self::TakeIn];
+    pub(super) const ALL: [Self; 6] = [
+        Self::PutBack,
+        Self::Retry,
+        Self::Again,
+        Self::Owed,
+        Self::TakeIn,
+        Self::Close,
+    ];
 }
 
 /// Why nothing is done with an event.
@@ -38,11 +50,15 @@ pub(super) enum Skip {
     Answered,
     /// Its message has a reply, by way of another event.
     AnsweredByAnother,
-    /// Something has become of it since the round of another answer was begun.
+    /// It is in this round of another answer already, or something has become of it since that was begun.
     AgainAlready,
+    /// It was answered once more not long ago, in the round that was begun then.
+    AgainLately(Timestamp),
     /// It waits to be worked on.
     Waiting,
-    /// It waits where it was exported.
+    /// It was put back, and there are fewer jobs than events of which this is so.
+    MayBeLost,
+    /// It waits where it was exported, or may do so.
     WaitsElsewhere,
     /// It would be ignored again, for this reason.
     Ignored(String),
@@ -67,7 +83,15 @@ impl Skip {
                 "its message is answered, by way of another event".to_owned()
             }
             Self::AgainAlready => "put back in this round of --again already".to_owned(),
+            Self::AgainLately(round) => format!(
+                "answered once more already, at {} (--again=TIME with the present time does it all the same)",
+                words::time(*round)
+            ),
             Self::Waiting => "waits already".to_owned(),
+            Self::MayBeLost => {
+                "put back before, and may be lost (--state unexplained puts it back all the same)"
+                    .to_owned()
+            }
             Self::WaitsElsewhere => {
                 "waits where it was exported (--state waiting takes it in all the same)".to_owned()
             }
@@ -87,6 +111,10 @@ impl Skip {
         match self {
             Self::Answered | Self::AnsweredByAnother => "answered already (see --again)",
             Self::AgainAlready => "put back in this round of --again already",
+            Self::AgainLately(_) => "answered once more within the last hour (see --again=TIME)",
+            Self::MayBeLost => {
+                "put back before, of which SOME MAY BE LOST: fewer jobs wait (see --state unexplained)"
+            }
             Self::Waiting => "waiting already",
             Self::WaitsElsewhere => "waiting where they were exported (see --state waiting)",
             Self::Ignored(_) => "that would be ignored again",
@@ -117,6 +145,16 @@ pub(super) struct Known<'a> {
     pub(super) aged_from: Timestamp,
     /// When something last became of it.
     pub(super) last_at: Option<Timestamp>,
+    /// Whether its copy is in the archive, or in its dead letter.
+    pub(super) has_copy: bool,
+    /// The round that it is in without a reply.
+    pub(super) open_round: Option<Timestamp>,
+    /// The last round that a person has begun.
+    pub(super) last_round: Option<Timestamp>,
+    /// Whether it was put back, and fewer jobs wait than events of which this is so.
+    pub(super) may_be_lost: bool,
+    /// Whether a reply to its message is in the room, from whichever round.
+    pub(super) was_answered: bool,
     /// Whether its id was given.
     pub(super) is_named: bool,
 }
@@ -126,6 +164,8 @@ pub(super) struct Known<'a> {
 pub(super) struct Wish {
     /// Answered messages are answered once more; the moment at which a person asked for that.
     pub(super) again: Option<Timestamp>,
+    /// Whether that round was begun by an earlier command, or at least named.
+    pub(super) is_named_round: bool,
     /// However old they are.
     pub(super) ignore_age: bool,
     /// `CHICKWORK_MAX_AGE`.
@@ -147,34 +187,27 @@ impl Wish {
     }
 }
 
-/// What else has to be looked at before it is believed where an event without an end stands.
+/// Where an event without an end seems to stand on a broker, by the numbers of the audit.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Around {
-    /// Whether ids tell what waits, and not mere numbers.
-    pub(super) is_by_id: bool,
+pub(super) struct ByNumbers {
+    /// Whether the audit has it among those that may be unexplained.
+    pub(super) may_be_lost: bool,
+    /// Whether its last word is that it waits.
+    pub(super) is_said_to_wait: bool,
     /// Whether some of the chosen events without an end were put back before.
     pub(super) some_were_put_back: bool,
 }
 
 /// Where an event without an end stands, seen more closely. A broker tells how many jobs wait, but not of
 /// which events; and one that was put back though it was waiting has two jobs, behind which a lost one
-/// can hide. So where some were put back, only these wait for certain: the others are put back too, rather
-/// than left out by mistake, and a message with two jobs is answered once. That is how a replay that was
-/// interrupted goes on.
-pub(super) fn seen_closely(
-    standing: Standing,
-    replay: u32,
-    is_wanted_anyhow: bool,
-    around: Around,
-) -> Standing {
-    match standing {
-        Standing::Open if is_wanted_anyhow => standing,
-        Standing::Open | Standing::Waiting if !around.is_by_id => match replay {
-            1.. => Standing::Waiting,
-            0 if around.some_were_put_back => Standing::Open,
-            0 => standing,
-        },
-        _ => standing,
+/// can hide. So where some were put back, only these wait for certain, as far as there are jobs enough for
+/// all of them: the others are put back too, rather than left out by mistake, and a message with two jobs
+/// is answered once. That is how a replay that was interrupted goes on.
+pub(super) fn seen_closely(by: ByNumbers) -> Standing {
+    match (by.may_be_lost, by.is_said_to_wait) {
+        (true, _) => Standing::Open,
+        (false, false) if by.some_were_put_back => Standing::Open,
+        (false, _) => Standing::Waiting,
     }
 }
 
@@ -182,28 +215,81 @@ pub(super) fn seen_closely(
 /// account is answered by now, there is a fallback line. The others hold whoever looks, and whenever.
 const FOR_A_WHILE: [&str; 4] = ["flood", "room_closed", "nothing_to_say", "ignored_account"];
 
+/// The reason for which an event is ignored whose message is answered.
+const DUPLICATE: &str = "duplicate";
+
+/// So long no new round is begun for a message that was answered in one: who runs an interrupted command
+/// once more means to go on with it.
+const LATELY: SignedDuration = SignedDuration::from_hours(1);
+/// A new round is dated back to the beginning of such a span. Two commands that are begun at the same time
+/// so begin the same round, in which a message is answered once.
+const ROUND_SPAN: SignedDuration = SignedDuration::from_secs(10);
+
+/// The round that is begun now.
+pub(super) fn new_round(now: Timestamp) -> Timestamp {
+    let second = now.as_second();
+    let begun = second - second.rem_euclid(ROUND_SPAN.as_secs());
+    Timestamp::from_second(begun).unwrap_or(now)
+}
+
+/// Whether the event is not to be answered once more in this round.
+fn is_done_in(round: Timestamp, known: &Known<'_>, wish: &Wish) -> Result<(), Skip> {
+    match known.last_round {
+        Some(last) if last >= round => return Err(Skip::AgainAlready),
+        Some(last) if !wish.is_named_round && wish.now.duration_since(last) < LATELY => {
+            return Err(Skip::AgainLately(last));
+        }
+        _ => {}
+    }
+    // Answered for the first time since the round was begun, it was not meant.
+    let begun = round.saturating_add(ROUND_SPAN).unwrap_or(round);
+    if wish.is_named_round && known.last_at.is_some_and(|at| at >= begun) {
+        return Err(Skip::AgainAlready);
+    }
+    Ok(())
+}
+
 /// The decision, for one event by itself.
 pub(super) fn decide(known: &Known<'_>, wish: &Wish) -> Decision {
-    let put_back = if known.is_here {
-        Deed::PutBack
-    } else {
-        Deed::TakeIn
+    let put_back = match known.open_round {
+        // In any other its message has a reply already.
+        Some(_) => Deed::Owed,
+        None if known.has_copy => Deed::PutBack,
+        None => Deed::TakeIn,
     };
-    let deed = match known.standing {
-        None | Some(Standing::Open | Standing::Unexplained) => put_back,
+    let standing = match known.standing {
+        // Its message is answered, if by way of this event: an older worker took a later round for that.
+        Some(Standing::Ignored) if known.was_answered && known.why == Some(DUPLICATE) => {
+            Some(Standing::Answered)
+        }
+        standing => standing,
+    };
+    let deed = match standing {
+        Some(Standing::Open)
+            if known.may_be_lost
+                && !wish.chooses(Standing::Open, known)
+                && !wish.chooses(Standing::Unexplained, known) =>
+        {
+            return Err(Skip::MayBeLost);
+        }
+        None | Some(Standing::Unexplained) => put_back,
+        Some(Standing::Open) if known.is_here => put_back,
         Some(Standing::Answered) => match wish.again {
             None => return Err(Skip::Answered),
-            Some(round) if known.is_here && known.last_at.is_some_and(|at| at >= round) => {
-                return Err(Skip::AgainAlready);
+            Some(_) if known.open_round.is_some() => Deed::Owed,
+            Some(round) => {
+                is_done_in(round, known, wish)?;
+                Deed::Again
             }
-            Some(_) if known.is_here => Deed::Again,
-            Some(_) => Deed::TakeIn,
         },
         Some(Standing::Waiting) if known.is_here => return Err(Skip::Waiting),
-        Some(Standing::Waiting) if !wish.chooses(Standing::Waiting, known) => {
-            return Err(Skip::WaitsElsewhere);
+        // There a broker could not tell whether it waits.
+        Some(standing @ (Standing::Waiting | Standing::Open)) => {
+            if !wish.chooses(Standing::Waiting, known) && !wish.chooses(standing, known) {
+                return Err(Skip::WaitsElsewhere);
+            }
+            Deed::TakeIn
         }
-        Some(Standing::Waiting) => Deed::TakeIn,
         Some(Standing::Dead) => {
             let is_malformed = match known.letter {
                 Some((cause, _)) => cause == Cause::Malformed,
@@ -256,9 +342,19 @@ impl Planned {
                     letter.step != Step::Post && letter.cause != Cause::Malformed
                 })
             }
+            Ok(Deed::Close) | Err(_) => false,
             Ok(_) => true,
-            Err(_) => false,
         }
+    }
+
+    /// Whether nothing tells how it has ended, and nobody works on it.
+    fn lacks_an_end(&self) -> bool {
+        self.found.is_here
+            && (self.found.letter.is_some()
+                || matches!(
+                    self.found.state,
+                    Some(Standing::Open | Standing::Unexplained)
+                ))
     }
 
     /// Whether its reply may be in the room, for all that anybody knows.
@@ -287,8 +383,9 @@ impl Deed {
         match self {
             Self::PutBack => "put_back",
             Self::Retry => "retry",
-            Self::Again => "again",
+            Self::Again | Self::Owed => "again",
             Self::TakeIn => "take_in",
+            Self::Close => "close",
         }
     }
 
@@ -298,7 +395,9 @@ impl Deed {
             Self::PutBack => "put back",
             Self::Retry => "dead letter put back",
             Self::Again => "answered AGAIN",
+            Self::Owed => "answered AGAIN, as was asked for before",
             Self::TakeIn => "received anew",
+            Self::Close => "ended as a duplicate",
         }
     }
 }
@@ -314,13 +413,21 @@ enum Told {
     Answered,
 }
 
-/// Several events can be about one message: it is answered once, so one of them is enough. Dead letters
-/// are all put back, so that none stays behind; of two about one message a worker ignores one.
+/// Several events can be about one message: it is answered once, so one of them is enough. The others are
+/// ended, where nothing tells their end yet: to have a worker find out that they are duplicates could cost
+/// another question. Dead letters of a message without a reply are all put back, so that none stays behind;
+/// of two about one message a worker ignores one.
 pub(super) fn one_of_each_message(planned: &mut [Planned]) {
     let mut told: HashMap<_, Told> = HashMap::new();
     for event in planned.iter() {
         let what = match event.decision {
-            Ok(Deed::Again) | Err(Skip::Answered | Skip::AgainAlready) => Told::Answered,
+            _ if event.found.message_is_answered => Told::Answered,
+            Ok(Deed::Again | Deed::Owed)
+            | Err(Skip::Answered | Skip::AgainAlready | Skip::AgainLately(_))
+                if event.found.is_here =>
+            {
+                Told::Answered
+            }
             Ok(Deed::Retry) | Err(Skip::Waiting) => Told::Waits,
             _ => continue,
         };
@@ -333,19 +440,29 @@ pub(super) fn one_of_each_message(planned: &mut [Planned]) {
         let Some(key) = event.found.key() else {
             continue;
         };
-        let skip = match (&event.decision, told.entry(key)) {
-            (Err(_) | Ok(Deed::Again), _) => continue,
+        let lacks_an_end = event.lacks_an_end();
+        let decision = match (&event.decision, told.entry(key)) {
+            (Ok(Deed::Again | Deed::Owed), _) => continue,
+            // However old it is: nothing is said about it any more.
+            (Err(Skip::TooOld), Entry::Occupied(message))
+                if lacks_an_end && *message.get() == Told::Answered =>
+            {
+                Ok(Deed::Close)
+            }
+            (Err(_), _) => continue,
             (Ok(_), Entry::Vacant(message)) => {
                 message.insert(Told::Goes);
                 continue;
             }
             (Ok(deed), Entry::Occupied(message)) => match (message.get(), deed) {
-                (Told::Answered, _) => Skip::AnsweredByAnother,
+                (Told::Answered, _) if lacks_an_end => Ok(Deed::Close),
+                (Told::Answered, _) => Err(Skip::AnsweredByAnother),
                 (_, Deed::Retry) => continue,
-                (Told::Goes | Told::Waits, _) => Skip::SameMessage,
+                (Told::Goes | Told::Waits, _) if lacks_an_end => Ok(Deed::Close),
+                (Told::Goes | Told::Waits, _) => Err(Skip::SameMessage),
             },
         };
-        event.decision = Err(skip);
+        event.decision = decision;
     }
 }
 
@@ -367,6 +484,11 @@ mod tests {
             letter: None,
             aged_from: now() - MINUTE,
             last_at: Some(now() - MINUTE),
+            has_copy: true,
+            open_round: None,
+            last_round: None,
+            may_be_lost: false,
+            was_answered: standing == Standing::Answered,
             is_named: false,
         }
     }
@@ -374,6 +496,7 @@ mod tests {
     fn wish() -> Wish {
         Wish {
             again: None,
+            is_named_round: false,
             ignore_age: false,
             max_age: 60 * MINUTE,
             states: Vec::new(),
@@ -396,6 +519,31 @@ mod tests {
         }
     }
 
+    /// In the round that a person began at this time, and in which it has no reply.
+    fn owed(known: Known<'static>, round: Timestamp) -> Known<'static> {
+        Known {
+            open_round: Some(round),
+            last_round: Some(round),
+            was_answered: true,
+            ..known
+        }
+    }
+
+    fn had_round(round: Timestamp) -> Known<'static> {
+        Known {
+            last_round: Some(round),
+            ..known(Standing::Answered)
+        }
+    }
+
+    /// A duplicate of itself: put back once more, by a person or by an older release.
+    fn answered_by_itself() -> Known<'static> {
+        Known {
+            was_answered: true,
+            ..ignored("duplicate")
+        }
+    }
+
     fn old(known: Known<'static>) -> Known<'static> {
         let aged_from = now() - 61 * MINUTE;
         Known { aged_from, ..known }
@@ -411,7 +559,15 @@ mod tests {
     fn elsewhere(known: Known<'static>) -> Known<'static> {
         Known {
             is_here: false,
+            has_copy: false,
             ..known
+        }
+    }
+
+    fn may_be_lost() -> Known<'static> {
+        Known {
+            may_be_lost: true,
+            ..known(Standing::Open)
         }
     }
 
@@ -448,6 +604,7 @@ mod tests {
                 ignored("duplicate"),
                 Err(Skip::Ignored("duplicate".to_owned())),
             ),
+            (answered_by_itself(), Err(Skip::Answered)),
             (
                 ignored("flood"),
                 Err(Skip::IgnoredForAWhile("flood".to_owned())),
@@ -465,6 +622,33 @@ mod tests {
             (elsewhere(known(Answered)), Err(Skip::Answered)),
             (elsewhere(known(Waiting)), Err(Skip::WaitsElsewhere)),
             (named(elsewhere(known(Waiting))), Ok(Deed::TakeIn)),
+            (elsewhere(known(Open)), Err(Skip::WaitsElsewhere)),
+            (named(elsewhere(known(Open))), Ok(Deed::TakeIn)),
+            (elsewhere(known(Unexplained)), Ok(Deed::TakeIn)),
+            // Known here by what became of it, and archived nowhere.
+            (
+                Known {
+                    has_copy: false,
+                    ..known(Unexplained)
+                },
+                Ok(Deed::TakeIn),
+            ),
+            // There may be no job for it any more.
+            (may_be_lost(), Err(Skip::MayBeLost)),
+            (named(may_be_lost()), Ok(Deed::PutBack)),
+            // Another answer was promised.
+            (owed(known(Open), now() - MINUTE), Ok(Deed::Owed)),
+            (owed(known(Unexplained), now() - MINUTE), Ok(Deed::Owed)),
+            (owed(known(Waiting), now() - MINUTE), Err(Skip::Waiting)),
+            (named(owed(known(Dropped), now() - MINUTE)), Ok(Deed::Owed)),
+            (
+                named(owed(ignored("flood"), now() - MINUTE)),
+                Ok(Deed::Owed),
+            ),
+            (
+                owed(ignored("duplicate"), now() - MINUTE),
+                Err(Skip::Answered),
+            ),
             (elsewhere(gone("exhausted")), Ok(Deed::TakeIn)),
             (elsewhere(gone("malformed")), Err(Skip::Malformed)),
             (
@@ -492,7 +676,11 @@ mod tests {
             ignore_age: true,
             ..wish()
         };
-        let before = now() - 2 * MINUTE;
+        let named_round = |round| Wish {
+            is_named_round: true,
+            ..again(round)
+        };
+        let (before, long_ago) = (now() - 2 * MINUTE, now() - 61 * MINUTE);
         let table = [
             (states(&[Dropped]), known(Dropped), Ok(Deed::PutBack)),
             (
@@ -513,11 +701,47 @@ mod tests {
             ),
             (any_age, old(known(Unexplained)), Ok(Deed::PutBack)),
             (again(now()), known(Answered), Ok(Deed::Again)),
+            (again(now()), answered_by_itself(), Ok(Deed::Again)),
             (again(now()), old(known(Answered)), Err(Skip::TooOld)),
-            (again(now()), elsewhere(known(Answered)), Ok(Deed::TakeIn)),
+            (again(now()), elsewhere(known(Answered)), Ok(Deed::Again)),
             (again(now()), known(Waiting), Err(Skip::Waiting)),
-            // A round that is gone on with: this one had its answer in it.
-            (again(before), known(Answered), Err(Skip::AgainAlready)),
+            // What had a reply and is lost in a later round has to be answered in that one.
+            (
+                again(now()),
+                owed(known(Unexplained), before),
+                Ok(Deed::Owed),
+            ),
+            (
+                again(now()),
+                owed(ignored("duplicate"), before),
+                Ok(Deed::Owed),
+            ),
+            // An interrupted command that is run once more.
+            (
+                again(now()),
+                had_round(before),
+                Err(Skip::AgainLately(before)),
+            ),
+            (named_round(now()), had_round(before), Ok(Deed::Again)),
+            (again(now()), had_round(long_ago), Ok(Deed::Again)),
+            (again(now()), had_round(now()), Err(Skip::AgainAlready)),
+            // A round that is gone on with: this one had its answer in it, or its first one since.
+            (
+                named_round(before),
+                had_round(before),
+                Err(Skip::AgainAlready),
+            ),
+            (
+                named_round(before),
+                known(Answered),
+                Err(Skip::AgainAlready),
+            ),
+            (
+                named_round(now() - MINUTE),
+                known(Answered),
+                Ok(Deed::Again),
+            ),
+            (states(&[Unexplained]), may_be_lost(), Ok(Deed::PutBack)),
         ];
         for (wish, known, expected) in table {
             assert_eq!(decide(&known, &wish), expected, "{known:?} {wish:?}");
@@ -526,66 +750,84 @@ mod tests {
 
     #[test]
     fn what_only_seems_to_wait_is_put_back_once_others_were() {
-        use Standing::{Answered, Open, Unexplained, Waiting};
-        // Standing, put back before, wanted anyhow, by id, others were put back; seen closely.
+        use Standing::{Open, Waiting};
+        // May be lost, said to wait, others were put back; seen closely.
         let table = [
-            (Waiting, 0, false, true, true, Waiting),
-            (Waiting, 0, false, false, false, Waiting),
-            (Waiting, 0, false, false, true, Open),
-            (Waiting, 1, false, false, true, Waiting),
-            (Open, 0, false, false, false, Open),
-            (Open, 1, false, false, true, Waiting),
-            // Somebody knows better.
-            (Open, 1, true, false, true, Open),
-            // Nothing waits, so this one was put back and lost.
-            (Unexplained, 1, false, false, true, Unexplained),
-            (Answered, 1, false, false, true, Answered),
+            (false, false, false, Waiting),
+            (false, false, true, Open),
+            (false, true, true, Waiting),
+            (true, false, false, Open),
+            // There are fewer jobs than that.
+            (true, true, true, Open),
         ];
-        for (standing, replay, wanted, is_by_id, some_were_put_back, expected) in table {
-            let around = Around {
-                is_by_id,
+        for (may_be_lost, is_said_to_wait, some_were_put_back, expected) in table {
+            let by = ByNumbers {
+                may_be_lost,
+                is_said_to_wait,
                 some_were_put_back,
             };
-            let seen = seen_closely(standing, replay, wanted, around);
-            assert_eq!(seen, expected, "{standing:?} {replay} {wanted} {around:?}");
+            assert_eq!(seen_closely(by), expected, "{by:?}");
         }
+    }
+
+    #[test]
+    fn what_is_begun_at_the_same_time_is_the_same_round() {
+        let at = |millis| Timestamp::from_millisecond(millis).expect("a time");
+        assert_eq!(new_round(at(1_000_000_009_999)), at(1_000_000_000_000));
+        assert_eq!(new_round(at(1_000_000_000_000)), at(1_000_000_000_000));
+        assert_eq!(new_round(at(1_000_000_010_000)), at(1_000_000_010_000));
     }
 
     fn planned(message: &str, decision: Decision) -> Planned {
         Planned {
-            found: crate::commands::replay::found::tests::found(message, now()),
+            found: Found {
+                state: match decision {
+                    Ok(Deed::PutBack) | Err(Skip::TooOld) => Some(Standing::Unexplained),
+                    _ => None,
+                },
+                ..crate::commands::replay::found::tests::found(message, now())
+            },
             decision,
         }
     }
 
     #[test]
     fn of_the_events_about_one_message_one_goes() {
-        let goes = || Ok(Deed::PutBack);
+        let (goes, closed) = (|| Ok(Deed::PutBack), || Ok(Deed::Close));
         let table = [
-            (vec![goes(), goes()], vec![goes(), Err(Skip::SameMessage)]),
+            (vec![goes(), goes()], vec![goes(), closed()]),
             (
                 vec![goes(), Err(Skip::Answered)],
-                vec![Err(Skip::AnsweredByAnother), Err(Skip::Answered)],
+                vec![closed(), Err(Skip::Answered)],
             ),
             (
                 vec![goes(), Err(Skip::Waiting)],
-                vec![Err(Skip::SameMessage), Err(Skip::Waiting)],
+                vec![closed(), Err(Skip::Waiting)],
             ),
             (
                 vec![goes(), Ok(Deed::Retry), Ok(Deed::Retry)],
-                vec![Err(Skip::SameMessage), Ok(Deed::Retry), Ok(Deed::Retry)],
-            ),
-            (
-                vec![Ok(Deed::Retry), Err(Skip::Answered)],
-                vec![Err(Skip::AnsweredByAnother), Err(Skip::Answered)],
+                vec![closed(), Ok(Deed::Retry), Ok(Deed::Retry)],
             ),
             (
                 vec![goes(), Ok(Deed::Again)],
-                vec![Err(Skip::AnsweredByAnother), Ok(Deed::Again)],
+                vec![closed(), Ok(Deed::Again)],
             ),
             (
                 vec![Err(Skip::TooOld), goes()],
                 vec![Err(Skip::TooOld), goes()],
+            ),
+            (
+                vec![Err(Skip::TooOld), Err(Skip::Answered)],
+                vec![closed(), Err(Skip::Answered)],
+            ),
+            // It has come to an end, or is not known here: there is nothing to be told of it.
+            (
+                vec![Ok(Deed::TakeIn), Err(Skip::Answered)],
+                vec![Err(Skip::AnsweredByAnother), Err(Skip::Answered)],
+            ),
+            (
+                vec![Ok(Deed::TakeIn), Ok(Deed::TakeIn)],
+                vec![Ok(Deed::TakeIn), Err(Skip::SameMessage)],
             ),
         ];
         for (decisions, expected) in table {
@@ -611,5 +853,10 @@ mod tests {
         let goes = json(&planned("1", Ok(Deed::PutBack)));
         assert_eq!(goes["plan"], "put_back");
         assert!(goes["reason"].is_null() && goes["message_id"] == "1");
+        let words: Vec<_> = Deed::ALL.into_iter().map(Deed::word).collect();
+        assert_eq!(
+            words,
+            ["put_back", "retry", "again", "again", "take_in", "close"]
+        );
     }
 }

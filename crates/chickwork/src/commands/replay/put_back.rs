@@ -1,22 +1,22 @@
 //! The usual way to go: events are put back into the queue, after a preview and with consent, one by one
 //! and not too fast.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use chickwork_queue::Queue;
-use chickwork_queue::audit::PutBack;
+use chickwork_queue::audit::{Duplicate, PutBack};
 use chickwork_queue::dead::{DeadLetter, Verdict};
 use chickwork_queue::event::{Event, EventId};
-use chickwork_queue::outcome::By;
-use jiff::Timestamp;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use chickwork_queue::outcome::{By, What};
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use super::found::{Bodies, Choosing, Found};
-use super::plan::{self, Deed, Planned, Wish};
+use super::plan::{self, Deed, Planned, Skip, Wish};
 use crate::consent::Consent;
 use crate::progress::Progress;
 use crate::settings::parse::Rate;
@@ -27,6 +27,12 @@ use crate::{output, words};
 const LONG: Duration = Duration::from_secs(10);
 /// How long the event at hand may take once the command is to stop.
 const FINISH_LIMIT: Duration = Duration::from_secs(30);
+/// So often it is looked whether somebody else answers the same messages once more.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Two clocks may differ, and outcomes be stored a little late.
+const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_mins(1);
+/// Why a dead letter is dropped whose message another event answers.
+const ANSWERED_BY_ANOTHER: &str = "its message is answered by way of another event";
 /// A reason is shown up to this length, in characters.
 const LONGEST_REASON: usize = 100;
 
@@ -61,9 +67,13 @@ impl Errand {
         };
         // Whoever has closed stderr does without.
         let _ = self.preview(&planned, goes, beyond_limit);
+        let may_be_lost = planned
+            .iter()
+            .any(|event| event.decision == Err(Skip::MayBeLost));
         let done = self.dry_run
-            || goes == 0
-            || self.agreed(goes).await? && self.perform(queue, planned, goes).await?;
+            || (goes == 0
+                || self.agreed(goes).await? && self.perform(queue, planned, goes).await?)
+                && !may_be_lost;
         let code = if all_found && done {
             ExitCode::SUCCESS
         } else {
@@ -139,10 +149,10 @@ impl Errand {
             writeln!(out, "{sentence}")?;
         }
         if beyond_limit > 0 {
-            let these = words::count(beyond_limit, "event");
-            writeln!(out, "{these} more to be put back, beyond --limit.")?;
+            let these = words::count(beyond_limit, "more event");
+            writeln!(out, "{these} to be put back, beyond --limit.")?;
         }
-        let waits = |event: &Planned| event.decision == Err(plan::Skip::Waiting);
+        let waits = |event: &Planned| event.decision == Err(Skip::Waiting);
         if self.choosing.on_broker && planned.iter().any(waits) {
             writeln!(
                 out,
@@ -187,6 +197,16 @@ impl Errand {
         // From here on: a prompt is better interrupted in the usual way.
         let (_trigger, shutdown) =
             Shutdown::on_signals(FINISH_LIMIT).context("cannot wait for signals")?;
+        if let Some(round) = self.wish.again
+            && planned
+                .iter()
+                .any(|event| event.decision == Ok(Deed::Again))
+        {
+            // Before the first one: who is killed tells nothing.
+            words::tell(format_args!(
+                "This round is --again={round}: should it be interrupted, that goes on with it."
+            ));
+        }
         let mut pace = interval(self.pause());
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut run = Run {
@@ -195,14 +215,29 @@ impl Errand {
             pace,
             shutdown,
             progress: Progress::of(total),
+            others: Others::since(self.wish.now),
         };
         let goes = planned.into_iter().filter(|event| event.decision.is_ok());
-        let (letters, events): (Vec<_>, Vec<_>) =
-            goes.partition(|event| event.decision == Ok(Deed::Retry));
-        let events = events.into_iter().map(|event| event.found).collect();
-        let mut end = run.put_back(events).await;
+        let (mut events, mut letters, mut duplicates) = (HashMap::new(), Vec::new(), Vec::new());
+        let mut found = Vec::new();
+        for event in goes {
+            match event.decision {
+                Ok(Deed::Retry) => letters.push(event),
+                Ok(Deed::Close) => duplicates.push(event),
+                Ok(deed) => {
+                    events.insert(event.found.id, deed);
+                    found.push(event.found);
+                }
+                Err(_) => {}
+            }
+        }
+        let mut end = run.put_back(found, &events).await;
         if matches!(end, Ok(End::Reached)) {
             end = run.retry(letters).await;
+        }
+        // Last: now the events that answer their messages are on their way.
+        if matches!(end, Ok(End::Reached)) {
+            end = run.close(duplicates).await;
         }
         let done = run.progress.done();
         drop(run);
@@ -210,7 +245,9 @@ impl Errand {
         let rest = match &end {
             _ if left == 0 => String::new(),
             Ok(End::Reached) => {
-                format!("; {left} are gone: taken by somebody else, or forgotten by the archive")
+                format!(
+                    "; {left} are gone: taken or put back by somebody else, or forgotten by the archive"
+                )
             }
             Ok(End::Stopped) | Err(_) => format!("; stopped, {left} left"),
             Ok(End::Unread) => format!("; nobody reads on, so stopped, {left} left"),
@@ -229,9 +266,7 @@ impl Errand {
         match self.wish.again {
             None => "The same command goes on from there, and puts nothing back twice.".to_owned(),
             // By the time it tells what belongs to this round; without it another one would begin.
-            Some(round) => format!(
-                "The same command with --again={round} goes on from there; --again alone would answer those that are done once more."
-            ),
+            Some(round) => format!("The same command with --again={round} goes on from there."),
         }
     }
 }
@@ -254,11 +289,16 @@ struct Run<'a> {
     pace: Interval,
     shutdown: Shutdown,
     progress: Progress,
+    others: Others,
 }
 
 impl Run<'_> {
-    /// Events, oldest first.
-    async fn put_back(&mut self, events: Vec<Found>) -> anyhow::Result<End> {
+    /// Events, oldest first, each in its way.
+    async fn put_back(
+        &mut self,
+        events: Vec<Found>,
+        deeds: &HashMap<EventId, Deed>,
+    ) -> anyhow::Result<End> {
         let mut bodies = Bodies::of(Some(self.queue), events);
         loop {
             let next = tokio::select! {
@@ -274,32 +314,35 @@ impl Run<'_> {
                 () = self.shutdown.requested() => return Ok(End::Stopped),
                 _ = self.pace.tick() => {}
             }
+            let deed = deeds.get(&found.id).copied().context("it was planned")?;
+            if deed == Deed::Again && self.others.have_begun_anew(self.queue, &found).await? {
+                continue;
+            }
             tokio::select! {
-                put_back = self.put_one_back(&found, event) => put_back?,
+                put_back = self.put_one_back(&found, deed, event) => put_back?,
                 () = self.shutdown.deadline() => return Ok(End::Stopped),
             }
-            let is_again = found.was_answered && self.errand.wish.again.is_some();
-            let decision = Ok(match (found.is_here, is_again) {
-                (false, _) => Deed::TakeIn,
-                (true, true) => Deed::Again,
-                (true, false) => Deed::PutBack,
-            });
             self.progress.step();
+            let decision = Ok(deed);
             if self.print(&Planned { found, decision }).is_err() {
                 return Ok(End::Unread);
             }
         }
     }
 
-    async fn put_one_back(&self, found: &Found, event: Event) -> anyhow::Result<()> {
+    async fn put_one_back(&self, found: &Found, deed: Deed, event: Event) -> anyhow::Result<()> {
         let put_back = PutBack {
             replay: found.replay,
             reason: &self.errand.reason,
             by: By::REPLAY,
             // Else a reply of an earlier round would stand for that of this one.
-            again: self.errand.wish.again.filter(|_| found.was_answered),
+            again: match deed {
+                Deed::Again => self.errand.wish.again,
+                Deed::Owed => found.open_round,
+                Deed::PutBack | Deed::Retry | Deed::TakeIn | Deed::Close => None,
+            },
         };
-        if found.is_here {
+        if found.has_copy {
             self.queue.put_back(event, put_back).await?;
         } else {
             self.queue.take_in(event, put_back).await?;
@@ -322,18 +365,53 @@ impl Run<'_> {
         Ok(End::Reached)
     }
 
-    async fn retry_these(&mut self, mut events: Vec<Planned>, again: bool) -> anyhow::Result<End> {
+    async fn retry_these(&mut self, events: Vec<Planned>, again: bool) -> anyhow::Result<End> {
+        let verdict = Verdict::Retry {
+            reason: self.errand.reason.clone(),
+            again,
+            by: By::REPLAY,
+        };
+        self.take(events, verdict).await
+    }
+
+    /// Those whose messages other events answer.
+    async fn close(&mut self, duplicates: Vec<Planned>) -> anyhow::Result<End> {
+        let (letters, events): (Vec<_>, Vec<_>) = duplicates
+            .into_iter()
+            .partition(|event| event.found.letter.is_some());
+        for event in events {
+            tokio::select! {
+                biased;
+                () = self.shutdown.requested() => return Ok(End::Stopped),
+                _ = self.pace.tick() => {}
+            }
+            let found = &event.found;
+            let ended = self.queue.end_as_duplicate(Duplicate {
+                id: found.id,
+                bot: &found.bot,
+                room_id: found.room_id,
+                message_id: found.message_id.as_ref(),
+            });
+            tokio::select! {
+                ended = ended => ended?,
+                () = self.shutdown.deadline() => return Ok(End::Stopped),
+            }
+            self.progress.step();
+            if self.print(&event).is_err() {
+                return Ok(End::Unread);
+            }
+        }
+        let reason = ANSWERED_BY_ANOTHER.to_owned();
+        self.take(letters, Verdict::Drop { reason }).await
+    }
+
+    async fn take(&mut self, mut events: Vec<Planned>, verdict: Verdict) -> anyhow::Result<End> {
         let letter = |event: &mut Planned| event.found.letter.take();
         let letters: Vec<DeadLetter> = events.iter_mut().filter_map(letter).map(|l| *l).collect();
         let expected = letters.len();
         if expected == 0 {
             return Ok(End::Reached);
         }
-        let verdict = Verdict::Retry {
-            reason: self.errand.reason.clone(),
-            again,
-            by: By::REPLAY,
-        };
         let mut taking = self.queue.dead_letters().take(letters, verdict);
         let mut taken = 0;
         loop {
@@ -371,6 +449,48 @@ impl Run<'_> {
             writeln!(out, "{}", event.found.id)
         }
     }
+}
+
+/// What others who answer messages once more do meanwhile, as the outcomes tell.
+#[derive(Debug)]
+struct Others {
+    /// Up to when it is known, and since when something is to be known.
+    read_at: Option<Instant>,
+    since: Timestamp,
+    rounds: HashMap<EventId, Timestamp>,
+}
+
+impl Others {
+    /// Of what was planned at this time.
+    fn since(planned_at: Timestamp) -> Self {
+        Self {
+            read_at: None,
+            since: before(planned_at),
+            rounds: HashMap::new(),
+        }
+    }
+
+    /// Whether somebody has begun another round for this event since it was looked at.
+    async fn have_begun_anew(&mut self, queue: &Queue, found: &Found) -> anyhow::Result<bool> {
+        if self.read_at.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
+            let begun = (Instant::now(), Timestamp::now());
+            let mut outcomes = queue.outcomes().read(self.since);
+            while let Some(outcome) = outcomes.next().await? {
+                if let (What::Replayed { .. }, Some(round)) = (&outcome.what, outcome.again) {
+                    let last = self.rounds.entry(outcome.id).or_insert(round);
+                    *last = round.max(*last);
+                }
+            }
+            (self.read_at, self.since) = (Some(begun.0), before(begun.1));
+        }
+        let last = self.rounds.get(&found.id).copied();
+        Ok(last > found.last_round)
+    }
+}
+
+/// So early, by whichever clock.
+fn before(time: Timestamp) -> Timestamp {
+    time.checked_sub(CLOCKS_DIFFER).unwrap_or(Timestamp::MIN)
 }
 
 /// What will happen, in sentences.
@@ -435,11 +555,14 @@ fn effect(deed: Deed) -> &'static str {
         Deed::Again => {
             "to be answered AGAIN: they are answered, and their rooms will hear a SECOND REPLY"
         }
-        Deed::TakeIn => "that are not known here to be received anew, with their ids",
+        Deed::Owed => {
+            "to be answered AGAIN, as somebody asked for before: their rooms will hear a SECOND REPLY"
+        }
+        Deed::TakeIn => {
+            "to be received anew, with their ids: a reply from elsewhere is looked for in their rooms, and theirs posted if there certainly is none"
+        }
+        Deed::Close => {
+            "to be ended as duplicates, their dead letters dropped: other events answer their messages"
+        }
     }
-}
-
-/// Now, as it is kept.
-pub(super) fn whole_milliseconds(now: Timestamp) -> Timestamp {
-    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
 }
