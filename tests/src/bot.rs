@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use chickwork_chatwork::id::{AccountId, MessageId, RoomId};
 use chickwork_queue::dead::DeadLetter;
+use chickwork_queue::event::Event;
 use chickwork_queue::outcome::{Outcome, What};
 use chickwork_queue::{Entry, Queue};
 use chickwork_sandbox::ledger::{Ledger, Said};
 use chickwork_sandbox::webhook::{Hook, Kind as HookKind, Sent};
 use chickwork_sandbox::{DEMO_API_KEY, DEMO_API_TOKEN, DEMO_WEBHOOK_TOKEN, Sandbox, Say, town};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 
 use crate::balancer::Balancer;
@@ -26,6 +27,8 @@ pub const SOMEBODY: AccountId = town::AN;
 pub const ROOM: RoomId = town::GROUP;
 /// So many lines of each log are shown when a story fails.
 const LINES_SHOWN: usize = 150;
+/// How soon a store is looked at again: what is copied or buried there is announced by nobody.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How a bot is to be set up.
 #[derive(Debug)]
@@ -433,11 +436,29 @@ impl Bot {
                 if let Some(letter) = letters.into_iter().find(ours) {
                     return anyhow::Ok(letter);
                 }
-                // Somebody else's store has nothing to be told by.
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
         };
         within(limit, &format!("{message} is buried"), buried).await?
+    }
+
+    /// Waits until the message is in the archive, which it is a moment after its webhook was taken; its
+    /// event.
+    pub async fn archived(&self, message: &MessageId) -> anyhow::Result<Event> {
+        let queue = self.queue().await?;
+        let an_hour_ago = Timestamp::now() - SignedDuration::from_hours(1);
+        let found = async {
+            loop {
+                let mut archive = queue.archive().read(an_hour_ago);
+                while let Some(event) = archive.next().await? {
+                    if event.message_id.as_ref() == Some(message) {
+                        return anyhow::Ok(event);
+                    }
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        soon(&format!("{message} is archived"), found).await?
     }
 
     /// The outcomes so far.

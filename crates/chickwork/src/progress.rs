@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use chickwork_queue::events::LookedThrough;
 use tokio::time::{Interval, MissedTickBehavior, interval_at};
 
 /// How often the line is rewritten.
@@ -62,10 +63,37 @@ impl Drop for Progress {
     }
 }
 
+/// What is looked through, as far as anybody counts it.
+#[derive(Debug)]
+pub(crate) enum Through {
+    /// Events that [`Queue::events`](chickwork_queue::Queue::events) looks at.
+    Events(LookedThrough),
+    /// Whatever is kept: events, outcomes and dead letters.
+    Records(Arc<AtomicU64>),
+    /// Nobody counts it.
+    Uncounted,
+}
+
+impl Through {
+    /// The line, after this time.
+    fn line(&self, took: Duration) -> String {
+        let (seen, what) = match self {
+            Self::Events(seen) => (seen.so_far(), "events"),
+            Self::Records(seen) => (
+                seen.load(Ordering::Relaxed),
+                "events, outcomes and dead letters",
+            ),
+            Self::Uncounted => return format!("looking for {} s", took.as_secs()),
+        };
+        let rate = seen as f64 / took.as_secs_f64().max(0.001);
+        format!("{seen} {what} looked through, {rate:.0} a second")
+    }
+}
+
 /// A line on stderr about looking through much; nothing at all unless somebody watches it there.
 #[derive(Debug)]
 pub(crate) struct Looking {
-    counter: Arc<AtomicU64>,
+    through: Through,
     began: Instant,
     watched: bool,
     ticks: Interval,
@@ -73,12 +101,12 @@ pub(crate) struct Looking {
 }
 
 impl Looking {
-    /// Through events that are counted there.
-    pub(crate) fn through(counter: Arc<AtomicU64>) -> Self {
+    /// It begins now.
+    pub(crate) fn through(through: Through) -> Self {
         let mut ticks = interval_at(tokio::time::Instant::now() + EVERY, EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
-            counter,
+            through,
             began: Instant::now(),
             watched: io::stderr().is_terminal(),
             ticks,
@@ -111,14 +139,10 @@ impl Looking {
         if !self.watched {
             return;
         }
-        let seen = self.counter.load(Ordering::Relaxed);
-        let rate = seen as f64 / self.began.elapsed().as_secs_f64().max(0.001);
+        let line = self.through.line(self.began.elapsed());
         self.stands = true;
         // It is worth no failure.
-        let _ = write!(
-            io::stderr(),
-            "\r{seen} events looked through, {rate:.0} a second"
-        );
+        let _ = write!(io::stderr(), "\r{line}");
     }
 
     /// Something else can be written now.
@@ -134,5 +158,22 @@ impl Looking {
 impl Drop for Looking {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_counts_is_not_said_to_be_none() {
+        let took = Duration::from_millis(2_500);
+        let records = Through::Records(Arc::new(AtomicU64::new(500)));
+        let line = records.line(took);
+        assert_eq!(
+            line,
+            "500 events, outcomes and dead letters looked through, 200 a second"
+        );
+        assert_eq!(Through::Uncounted.line(took), "looking for 2 s");
     }
 }

@@ -3,10 +3,6 @@
 use chickwork_clients::simsimi::Answer;
 use chickwork_queue::outcome::{Outcome, What};
 
-/// The results of an `asked` that are no failure.
-const ANSWERED: &str = "answered";
-const NO_ANSWER: &str = "no_answer";
-
 /// What is written down about an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Recorded {
@@ -63,11 +59,11 @@ impl Recorded {
                     question,
                     answer,
                     ..
-                } if result == ANSWERED || result == NO_ANSWER => {
+                } if result == What::ANSWERED || result == What::NO_ANSWER => {
                     asked = Some(Asked {
                         question: question.clone(),
                         answer: match result.as_str() {
-                            NO_ANSWER => Some(Answer::NothingToSay),
+                            What::NO_ANSWER => Some(Answer::NothingToSay),
                             _ => answer.clone().map(Answer::Said),
                         },
                     });

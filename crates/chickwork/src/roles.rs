@@ -46,7 +46,8 @@ pub(crate) struct Roles {
     worker: Option<Worker>,
     reporting: Reporting,
     /// Ends with the process.
-    forgetting: JoinHandle<()>,
+    /// Where webhooks are taken.
+    forgetting: Option<JoinHandle<()>>,
     shutdown: Shutdown,
 }
 
@@ -176,14 +177,10 @@ impl Roles {
         )?;
         log::info!("admin port on http://{}", admin.address());
         let reporting = Reporting::start(queue.clone(), sources);
-        let forgetting = tokio::spawn({
-            let (queue, takes_webhooks) = (queue.clone(), ingress.is_some());
-            async move {
-                // Once is enough, and a worker has no right to write to the archive.
-                if takes_webhooks {
-                    queue.keep_forgetting().await;
-                }
-            }
+        // Once is enough, and a worker has no right to write to the archive.
+        let forgetting = ingress.is_some().then(|| {
+            let queue = queue.clone();
+            tokio::spawn(async move { queue.keep_forgetting().await })
         });
         Ok(Some(Self {
             queue,
@@ -226,8 +223,22 @@ impl Roles {
                 None => std::future::pending().await,
             }
         };
+        let forgetting = async {
+            match &mut self.forgetting {
+                Some(forgetting) => forgetting.await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = self.shutdown.requested() => Ok(()),
+            ended = forgetting => {
+                // Nothing is left to be stopped.
+                self.forgetting = None;
+                Err(match ended {
+                    Ok(()) => anyhow::anyhow!("the forgetting has ended by itself"),
+                    Err(error) => anyhow::Error::new(error).context("the forgetting has failed"),
+                })
+            }
             ended = ingress => {
                 // Nothing is left to be stopped.
                 self.ingress = None;
@@ -254,7 +265,9 @@ impl Roles {
             forgetting,
             shutdown,
         } = self;
-        forgetting.abort();
+        if let Some(forgetting) = forgetting {
+            forgetting.abort();
+        }
         let ingress = async {
             if let Some(ingress) = ingress {
                 ingress.stop(shutdown.deadline()).await;

@@ -9,10 +9,6 @@ use jiff::Timestamp;
 
 use crate::words;
 
-/// The results of an `asked` that are no failure.
-pub(crate) const ANSWERED: &str = "answered";
-pub(crate) const NO_ANSWER: &str = "no_answer";
-
 /// What happened, as one line without an end. It may have words from outside: they are for
 /// [`words::line`]. Of what was asked, answered and is to be posted it has nothing.
 pub(crate) fn outcome(what: &What) -> String {
@@ -22,8 +18,8 @@ pub(crate) fn outcome(what: &What) -> String {
             forwarded_at,
         } => received(*stored, *forwarded_at),
         What::Ignored { reason } => format!("ignored: {reason}"),
-        What::Asked { result, .. } if result == ANSWERED => "SimSimi answered".to_owned(),
-        What::Asked { result, .. } if result == NO_ANSWER => {
+        What::Asked { result, .. } if result == What::ANSWERED => "SimSimi answered".to_owned(),
+        What::Asked { result, .. } if result == What::NO_ANSWER => {
             "SimSimi does not understand that".to_owned()
         }
         What::Asked { result, .. } => result.clone(),
@@ -38,8 +34,8 @@ pub(crate) fn outcome(what: &What) -> String {
         What::Posted { found: true, .. } => "posted, as was found out by looking".to_owned(),
         What::NotPosted { reason, .. } => format!("not posted: {reason}"),
         What::Looked { result, .. } => match result.as_str() {
-            "found" => "looked: it is there".to_owned(),
-            "absent" => "looked: it is not there".to_owned(),
+            What::FOUND => "looked: it is there".to_owned(),
+            What::ABSENT => "looked: it is not there".to_owned(),
             _ => "looked: nobody can tell".to_owned(),
         },
         What::Dead { cause, error, .. } => format!("given up ({}): {error}", cause.as_str()),

@@ -168,6 +168,34 @@ enum Backend {
     Amqp(Broker),
 }
 
+impl Backend {
+    /// Stores an event where it is worked on. What the outcomes say of where it is stored is for the place
+    /// itself to say, unless it is given.
+    async fn keep(
+        &self,
+        event: &Event,
+        becomes: &Becomes,
+        told: Option<Stored>,
+    ) -> Result<Stored, QueueError> {
+        match self {
+            Self::Sqlite(store) => {
+                let received = Outcome::received(event, told.unwrap_or(Stored::Embedded), None);
+                match becomes {
+                    Becomes::Ask => store.publish(event, received).await,
+                    Becomes::Malformed { error } => store.bury(event, received, error).await,
+                    Becomes::Ignored { reason } => store.archive(event, received, reason).await,
+                }?;
+                Ok(Stored::Embedded)
+            }
+            Self::Amqp(broker) => {
+                becomes.at(broker, event).await?;
+                broker.received(event, told.unwrap_or(Stored::Broker), None);
+                Ok(Stored::Broker)
+            }
+        }
+    }
+}
+
 impl Queue {
     /// Opens the embedded queue, creating the file if there is none, or prepares connections to
     /// the broker; a broker that is away is no error here: see [`Queue::check`].
@@ -298,6 +326,14 @@ impl Queue {
         }
     }
 
+    /// Stores an event to be answered that no webhook told of: a person had its message looked for. Never in
+    /// a spool, which could not tell how it was received.
+    pub async fn recover(&self, event: &Event) -> Result<(), QueueError> {
+        let _measured = figures::Publishing::begin();
+        let told = Some(Stored::Recovered);
+        self.0.keep(event, &Becomes::Ask, told).await.map(drop)
+    }
+
     /// An error says if this is no queue, but the spool of an ingress. That may be looked at; what
     /// became of events it does not know, and nothing in it may be changed.
     pub async fn refuse_spool(&self) -> Result<(), QueueError> {
@@ -342,13 +378,6 @@ impl Publisher {
         self.keep(event, &Becomes::Ask).await
     }
 
-    /// Stores an event to be answered that no webhook told of: a person had its message looked for.
-    pub async fn recover(&self, event: &Event) -> Result<(), QueueError> {
-        self.keep_as(event, &Becomes::Ask, Some(Stored::Recovered))
-            .await
-            .map(drop)
-    }
-
     /// Stores an event that is none as a dead letter `malformed`.
     pub async fn bury(&self, event: &Event, error: &str) -> Result<Stored, QueueError> {
         let error = error.to_owned();
@@ -373,35 +402,10 @@ impl Publisher {
     }
 
     async fn keep(&self, event: &Event, becomes: &Becomes) -> Result<Stored, QueueError> {
-        self.keep_as(event, becomes, None).await
-    }
-
-    /// What the outcomes say of where it is stored is for the place itself to say, unless it is given.
-    async fn keep_as(
-        &self,
-        event: &Event,
-        becomes: &Becomes,
-        told: Option<Stored>,
-    ) -> Result<Stored, QueueError> {
         let _measured = figures::Publishing::begin();
-        if let Some(spool) = &self.spool {
-            return spool.keep(event, becomes).await;
-        }
-        match &self.backend {
-            Backend::Sqlite(store) => {
-                let received = Outcome::received(event, told.unwrap_or(Stored::Embedded), None);
-                match becomes {
-                    Becomes::Ask => store.publish(event, received).await,
-                    Becomes::Malformed { error } => store.bury(event, received, error).await,
-                    Becomes::Ignored { reason } => store.archive(event, received, reason).await,
-                }?;
-                Ok(Stored::Embedded)
-            }
-            Backend::Amqp(broker) => {
-                becomes.at(broker, event).await?;
-                broker.received(event, told.unwrap_or(Stored::Broker), None);
-                Ok(Stored::Broker)
-            }
+        match &self.spool {
+            Some(spool) => spool.keep(event, becomes).await,
+            None => self.backend.keep(event, becomes, None).await,
         }
     }
 }

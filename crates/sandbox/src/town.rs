@@ -39,11 +39,9 @@ const MESSAGES_KEPT: usize = 300;
 /// As many messages as Chatwork gives at once.
 const NEWEST: usize = 100;
 
-/// 2010-06-14T00:00Z in Unix milliseconds: where the time inside message ids starts.
-const IDS_START: i64 = 1_276_473_600_000;
-
-/// Bits of a message id below its time.
-const IDS_SHIFT: u32 = 22;
+/// Where the time inside message ids starts, in Unix milliseconds, and how many bits are below it.
+const IDS_START: i64 = MessageId::SEEMS_TO_BEGIN;
+const IDS_SHIFT: u32 = MessageId::SEEMS_TO_SHIFT;
 
 /// Where the ids of rooms start that were not there from the beginning.
 const NEW_ROOMS: u64 = 200_000_101;

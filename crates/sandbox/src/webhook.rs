@@ -268,6 +268,8 @@ fn told(error: reqwest::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use chickwork_chatwork::webhook::Webhook;
+
     use super::*;
 
     fn message_id(text: &str) -> MessageId {
@@ -297,6 +299,11 @@ mod tests {
             percent_encoded(&signature),
             "NTIUzbXiwLvM7C%2fMT3Kd75Lw1w2N5tyWtcEieKiqhY0%3d"
         );
+        // So is one that is made of a message that was found in its room.
+        let webhook = Webhook::parse(&hook.json()).expect("a webhook");
+        let message = webhook.happening.message().expect("a message");
+        let made = message.as_mention_of(hook.addressee, &hook.setting_id, hook.event_time);
+        assert_eq!(String::from_utf8(made), String::from_utf8(hook.json()));
     }
 
     #[test]

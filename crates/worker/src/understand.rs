@@ -3,6 +3,7 @@
 use chickwork_chatwork::id::AccountId;
 use chickwork_chatwork::notation::{self, Address, Notation};
 use chickwork_chatwork::webhook::{Happening, Message};
+use chickwork_queue::outcome;
 
 use crate::who::Me;
 
@@ -34,14 +35,14 @@ impl Reason {
     /// The word in the outcomes.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::Own => "own",
-            Self::IgnoredAccount => "ignored_account",
-            Self::SystemText => "system_text",
-            Self::NotAddressed => "not_addressed",
-            Self::Duplicate => "duplicate",
-            Self::RoomClosed => "room_closed",
-            Self::Flood => "flood",
-            Self::NothingToSay => "nothing_to_say",
+            Self::Own => outcome::Reason::OWN,
+            Self::IgnoredAccount => outcome::Reason::IGNORED_ACCOUNT,
+            Self::SystemText => outcome::Reason::SYSTEM_TEXT,
+            Self::NotAddressed => outcome::Reason::NOT_ADDRESSED,
+            Self::Duplicate => outcome::Reason::DUPLICATE,
+            Self::RoomClosed => outcome::Reason::ROOM_CLOSED,
+            Self::Flood => outcome::Reason::FLOOD,
+            Self::NothingToSay => outcome::Reason::NOTHING_TO_SAY,
         }
     }
 }

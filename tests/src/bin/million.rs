@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use chickwork_chatwork::id::MessageId;
 use chickwork_queue::event::EventId;
 use chickwork_tests::rabbitmq::Node;
 use chickwork_tests::stage::{self, a_namespace};
@@ -30,8 +31,6 @@ const WINDOW: u64 = 64;
 const TRANSACTION: u64 = 20_000;
 /// How long what is in a file has been going on.
 const SPREAD: Duration = Duration::from_secs(24 * 3600);
-/// 2010-06-14T00:00:00Z in milliseconds, from which the ids of messages count.
-const MESSAGES_BEGIN: i64 = 1_276_473_600_000;
 
 #[expect(
     clippy::print_stdout,
@@ -131,7 +130,7 @@ impl Made {
         let time = uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanoseconds);
         let id = EventId(uuid::Uuid::new_v7(time));
         let room = 1_000 + number % 50;
-        let sent = u64::try_from(millis - MESSAGES_BEGIN).unwrap_or_default();
+        let sent = u64::try_from(millis - MessageId::SEEMS_TO_BEGIN).unwrap_or_default();
         let message = ((sent << 22) | (number & 0x3f_ffff)).to_string();
         let text = "một câu hỏi dài vừa phải cho chú gà con, ".repeat(2 + (number % 3) as usize);
         let body = format!(

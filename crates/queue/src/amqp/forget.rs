@@ -30,6 +30,9 @@ const TURNS: u32 = 16;
 const SHORTEST_TURN: Duration = Duration::from_secs(10 * 60);
 /// Not less often: a turn that nobody was there for costs another one.
 const LONGEST_TURN: Duration = Duration::from_secs(24 * 3600);
+/// How long outcomes outlast their time at most: twice what the reports of one process take to fill a
+/// segment with, which then is.
+const OUTCOMES_OUTLAST: Duration = Duration::from_secs(6 * 3600);
 /// How long to wait until the broker is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
 
@@ -84,6 +87,11 @@ impl Broker {
         keep + archive_outlasts(keep)
     }
 
+    /// How old any of the outcomes can get.
+    pub(crate) fn outcomes_forgotten_within(&self) -> Duration {
+        self.outcomes_keep() + OUTCOMES_OUTLAST
+    }
+
     /// How long outcomes are kept.
     pub(crate) fn outcomes_keep(&self) -> Duration {
         self.inner
@@ -104,9 +112,17 @@ impl Broker {
             if copied >= SEGMENT_BYTES.unsigned_abs() {
                 continue;
             }
+            let mut failed = false;
             while let Err(error) = self.forget().await {
-                log::warn!("the archive cannot be turned over, and keeps what is old: {error}");
+                // Once: whoever is away for an hour is so every minute of it.
+                if !failed {
+                    log::warn!("the archive cannot be turned over, and keeps what is old: {error}");
+                }
+                failed = true;
                 tokio::time::sleep(AGAIN).await;
+            }
+            if failed {
+                log::info!("the archive is turned over again");
             }
         }
     }

@@ -12,6 +12,10 @@ use crate::event::BotName;
 pub(super) const CONTENT: &str =
     "id, bot, event_type, room_id, message_id, received_at, put_back_at, replay, body, again";
 
+/// The same from a table that lacks the last of them.
+pub(super) const CONTENT_WITHOUT_AGAIN: &str =
+    "id, bot, event_type, room_id, message_id, received_at, put_back_at, replay, body, NULL";
+
 /// The tables with these columns.
 const TABLES: [&str; 3] = ["jobs", "dead", "archive"];
 

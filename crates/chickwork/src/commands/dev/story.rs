@@ -8,7 +8,7 @@ use chickwork_queue::job::Step;
 use chickwork_queue::outcome::{Outcome, What};
 use jiff::Timestamp;
 
-use crate::telling::{self, ANSWERED, NO_ANSWER};
+use crate::telling;
 use crate::words;
 
 /// The stories of the events that are not over yet.
@@ -55,8 +55,8 @@ impl Story {
                 self.failure = failure;
                 return None;
             }
-            What::Asked { result, .. } if result == ANSWERED => return None,
-            What::Asked { result, .. } if result == NO_ANSWER => {
+            What::Asked { result, .. } if result == What::ANSWERED => return None,
+            What::Asked { result, .. } if result == What::NO_ANSWER => {
                 // And yet it goes on as it should, with the friendly line.
                 return Some(telling::outcome(&outcome.what));
             }
@@ -91,7 +91,7 @@ impl Story {
                 format!("{why}; {next} {}", when(outcome.at, *until))
             }
             What::Looked { result, .. } => {
-                if result == "absent" {
+                if result == What::ABSENT {
                     self.in_doubt = false;
                 }
                 telling::outcome(&outcome.what)
@@ -260,7 +260,7 @@ mod tests {
             // As it should be.
             (
                 &[
-                    (0, asked(ANSWERED)),
+                    (0, asked(What::ANSWERED)),
                     (0, stored()),
                     (0, intent()),
                     (0, posted(false)),
@@ -269,7 +269,7 @@ mod tests {
             ),
             (
                 &[
-                    (0, asked(NO_ANSWER)),
+                    (0, asked(What::NO_ANSWER)),
                     (0, stored()),
                     (0, intent()),
                     (1, posted(false)),
@@ -284,7 +284,7 @@ mod tests {
                 &[
                     (1, asked(failed)),
                     (1, later(Ask, failed, 1_400)),
-                    (3, asked(ANSWERED)),
+                    (3, asked(What::ANSWERED)),
                     (3, stored()),
                     (3, intent()),
                     (4, posted(false)),

@@ -20,7 +20,7 @@ use tempfile::{NamedTempFile, SpooledTempFile};
 use crate::commands::dead::{on_queue, settings};
 use crate::commands::{Call, Order};
 use crate::export::Exported;
-use crate::progress::Looking;
+use crate::progress::{Looking, Through};
 use crate::settings::read::Mistakes;
 use crate::shutdown::Shutdown;
 use crate::{choice, command_line, words};
@@ -120,7 +120,7 @@ impl Errand {
             Shutdown::on_signals(FINISH_LIMIT).context("cannot wait for signals")?;
         let mut pile = Pile::beside(&self.target)?;
         let mut events = queue.events(self.choice, self.limit);
-        let mut looking = Looking::through(events.counter());
+        let mut looking = Looking::through(Through::Events(events.looked_through()));
         loop {
             let next = tokio::select! {
                 next = looking.wait(events.next(), || Ok(())) => next?,
