@@ -576,6 +576,7 @@ pub fn a_reply(event: &Event) -> Reply {
             .unwrap_or_else(|| MessageId::new("1").expect("a digit")),
         account_id: AccountId(1),
         received_at: event.received_at,
+        written_at: Some(event.received_at),
         aged_from: event.received_at,
         replay: event.replay,
         again: event.again,

@@ -10,32 +10,16 @@ use chickwork_queue::event::Event;
 use chickwork_queue::outcome::{By, Outcome, What};
 use chickwork_sandbox::fault::{Call, Fault, Service, When};
 use chickwork_tests::bot::{Bot, Plan};
+use chickwork_tests::process::chickwork;
 use chickwork_tests::stage::{Kind, put_back, soon, within};
 use jiff::{SignedDuration, Timestamp};
+
+use super::audit::empty_ask_queue;
 
 /// Longer than a look has to wait, with all that comes before and after it.
 const DOUBT: Duration = Duration::from_secs(60);
 /// An audit looks twice, a second apart, and on a broker until workers have said what they hold.
 const AUDIT: Duration = Duration::from_secs(30);
-
-/// The event of this message, as it is archived.
-async fn archived(bot: &Bot, message: &MessageId) -> anyhow::Result<Event> {
-    let queue = bot.queue().await?;
-    let an_hour_ago = Timestamp::now() - SignedDuration::from_hours(1);
-    let found = async {
-        loop {
-            let mut archive = queue.archive().read(an_hour_ago);
-            while let Some(event) = archive.next().await? {
-                if event.message_id.as_ref() == Some(message) {
-                    return anyhow::Ok(event);
-                }
-            }
-            // The copy is best effort, and announced by nobody.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    soon("it is archived", found).await?
-}
 
 /// A person asks for another answer, in a round of its own; since when.
 async fn ask_again(bot: &Bot, event: &Event, replay: u32) -> anyhow::Result<Timestamp> {
@@ -113,7 +97,7 @@ pub(super) async fn who_asks_for_another_answer_gets_one_more(kind: Kind) -> any
     let message = bot.mention("echo chíp").await?;
     assert_eq!(bot.answer(&message).await?, "chíp");
     let first = posted(&bot, None).await?;
-    let event = archived(&bot, &message).await?;
+    let event = bot.archived(&message).await?;
 
     let queue = bot.queue().await?;
     let as_it_is = put_back(0, "is it answered?");
@@ -145,7 +129,7 @@ pub(super) async fn killed_right_after_a_further_answer_it_is_not_said_again(
     let mut bot = Plan::on(kind)?.start().await?;
     let message = bot.mention("echo once more").await?;
     let first = posted(&bot, None).await?;
-    let event = archived(&bot, &message).await?;
+    let event = bot.archived(&message).await?;
 
     let slow = Fault::delay(Service::Chatwork, Duration::from_secs(8));
     bot.sandbox.break_down(slow.on(Call::Post));
@@ -177,7 +161,7 @@ pub(super) async fn a_doubtful_further_answer_is_looked_for_beside_the_old_one(
         let bot = Plan::on(kind)?.start().await?;
         let message = bot.mention("echo lost").await?;
         let first = posted(&bot, None).await?;
-        let event = archived(&bot, &message).await?;
+        let event = bot.archived(&message).await?;
 
         let lost = Fault::drop(Service::Chatwork, when);
         bot.sandbox.break_down(lost.on(Call::Post));
@@ -197,6 +181,37 @@ pub(super) async fn a_doubtful_further_answer_is_looked_for_beside_the_old_one(
         bot.end().await?;
     }
     Ok(())
+}
+
+/// What was to be answered once more is taken out by hand. The audit finds it, and puts it back as what
+/// it was: the room hears the further answer, and hears it once.
+pub(super) async fn a_further_answer_that_was_lost_is_given_when_the_audit_puts_it_back(
+    kind: Kind,
+) -> anyhow::Result<()> {
+    let mut bot = Plan::on(kind)?.workers(1).start().await?;
+    let message = bot.mention("echo lost and found").await?;
+    let first = posted(&bot, None).await?;
+    let event = bot.archived(&message).await?;
+    bot.worker().kill().await?;
+    let again = ask_again(&bot, &event, 0).await?;
+    empty_ask_queue(bot.stage()).await?;
+
+    let mut command = chickwork("audit")?;
+    command
+        .args(["--wait", "0", "--requeue", "--yes"])
+        .env("CHICKWORK_QUEUE", bot.stage().location())
+        .env("CHICKWORK_NAMESPACE", bot.stage().namespace());
+    let said = within(AUDIT, "it is put back", command.output()).await??;
+    let err = String::from_utf8(said.stderr)?;
+    ensure!(said.status.success(), "{err}");
+    ensure!(err.contains("answered AGAIN"), "{err}");
+
+    bot.worker().start()?;
+    let second = posted(&bot, Some(again)).await?;
+    ensure!(reply_id(&first)? != reply_id(&second)?);
+    assert_eq!((bot.answers(&message), bot.asked().len()), (2, 2));
+    audit_is_clean(&bot).await?;
+    bot.end().await
 }
 
 /// SimSimi fails once, Chatwork limits, an answer is lost: the outcomes tell precisely that.

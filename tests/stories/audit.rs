@@ -219,7 +219,7 @@ async fn until(stage: &Stage, expected: impl Fn(&Audited) -> bool) -> anyhow::Re
 }
 
 /// Somebody empties the ask queue.
-async fn empty_ask_queue(stage: &Stage) -> anyhow::Result<()> {
+pub(super) async fn empty_ask_queue(stage: &Stage) -> anyhow::Result<()> {
     if let Some(path) = stage.location().strip_prefix("sqlite:") {
         let file = rusqlite::Connection::open(path)?;
         file.busy_timeout(SOON)?;
@@ -322,31 +322,13 @@ pub(super) async fn what_was_taken_out_by_hand_is_listed_and_put_back(
     bot.end().await
 }
 
-/// The event of this message, as it is archived.
-async fn archived(bot: &Bot, message: &MessageId) -> anyhow::Result<Event> {
-    let queue = bot.queue().await?;
-    let hour_ago = Timestamp::now() - SignedDuration::from_hours(1);
-    let found = async {
-        loop {
-            let mut archived = queue.archive().read(hour_ago);
-            while let Some(event) = archived.next().await? {
-                if event.message_id.as_ref() == Some(message) {
-                    return anyhow::Ok(event);
-                }
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    };
-    soon("it is archived", found).await?
-}
-
 /// Put back though it was there already, and once more after it was answered.
 pub(super) async fn what_is_put_back_too_often_is_answered_once(kind: Kind) -> anyhow::Result<()> {
     let mut bot = Plan::on(kind)?.workers(1).prepare().await?;
     bot.front.start()?;
     bot.front.ready().await?;
     let message = bot.mention("echo once").await?;
-    let event = archived(&bot, &message).await?;
+    let event = bot.archived(&message).await?;
     let queue = bot.queue().await?;
     for replay in 0..2 {
         queue

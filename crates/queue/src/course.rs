@@ -3,7 +3,7 @@
 //! Pure and small, as there may be a million of them.
 
 use std::collections::HashMap;
-use std::num::NonZeroU32;
+use std::num::{NonZeroI64, NonZeroU32};
 
 use jiff::Timestamp;
 
@@ -71,17 +71,19 @@ impl Reasons {
 /// changes nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Course {
-    posted: bool,
     end: Option<End>,
     /// In seconds; only while the last word is that it waits. One that was put back waits for ever.
     waits_until: Option<NonZeroU32>,
-    /// The round that it is in: when a person asked for another answer, in seconds.
-    round: Option<NonZeroU32>,
+    /// The round that it is in: when a person asked for another answer, in milliseconds, as the answer
+    /// key has it. Two rounds may begin within a second.
+    round: Option<NonZeroI64>,
 }
 
-/// An end that a person can take back.
+/// An end that a person can take back. Only another round takes back that the reply is posted, whatever
+/// is told after that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
+    Posted,
     Ignored(Reason),
     Dead(Cause),
     Dropped,
@@ -90,7 +92,7 @@ enum End {
 impl Course {
     /// Takes in the next outcome.
     pub(crate) fn apply(&mut self, outcome: &Outcome, reasons: &mut Reasons) {
-        let (what, round) = (&outcome.what, outcome.again.and_then(seconds));
+        let (what, round) = (&outcome.what, outcome.again.and_then(milliseconds));
         self.waits_until = match what {
             // It may be told late, and then it is no news.
             What::Received { .. } => return,
@@ -100,14 +102,15 @@ impl Course {
         };
         // A round begins once; what is told of it again, or of an earlier one, does not begin it anew.
         if matches!(what, What::Replayed { .. }) && round > self.round {
-            (self.round, self.posted) = (round, false);
+            (self.round, self.end) = (round, None);
         }
         match what {
             // What is in the room stays there. Where a person asked for another answer, it is that
             // one which counts.
             What::Posted { .. } if self.round.is_none() || round == self.round => {
-                self.posted = true;
+                self.end = Some(End::Posted);
             }
+            _ if self.end == Some(End::Posted) => {}
             What::Dead { cause, .. } => self.end = Some(End::Dead(*cause)),
             What::Dropped { .. } => self.end = Some(End::Dropped),
             // The same event may have been there twice: that one of them was of no use does not
@@ -127,13 +130,21 @@ impl Course {
     /// Where the event has got to, given its dead letter, if there is one now. That one is true whatever
     /// the outcomes have lost.
     pub(crate) fn state(self, letter: Option<Cause>) -> State {
-        match (self.posted, letter, self.end) {
-            (true, _, _) => State::Answered,
-            (false, Some(cause), _) | (false, None, Some(End::Dead(cause))) => State::Dead(cause),
-            (false, None, Some(End::Dropped)) => State::Dropped,
-            (false, None, Some(End::Ignored(reason))) => State::Ignored(reason),
-            (false, None, None) => State::Open,
+        match (self.end, letter) {
+            (Some(End::Posted), _) => State::Answered,
+            (_, Some(cause)) | (Some(End::Dead(cause)), None) => State::Dead(cause),
+            (Some(End::Dropped), None) => State::Dropped,
+            (Some(End::Ignored(reason)), None) => State::Ignored(reason),
+            (None, None) => State::Open,
         }
+    }
+
+    /// The round that a person has begun and that has no reply yet, however it has ended so far. Who puts
+    /// the event back in does so in this round: in any other its message has a reply already, and nobody
+    /// would hear the one that was asked for.
+    pub(crate) fn open_round(self) -> Option<Timestamp> {
+        let round = self.round.filter(|_| self.end != Some(End::Posted))?;
+        Timestamp::from_millisecond(round.get()).ok()
     }
 
     /// Whether the last word is that it waits: put off until a time that is still to come, or put back
@@ -149,6 +160,11 @@ fn seconds(time: Timestamp) -> Option<NonZeroU32> {
     u32::try_from(time.as_second())
         .ok()
         .and_then(NonZeroU32::new)
+}
+
+/// A round, as both back ends keep it.
+fn milliseconds(round: Timestamp) -> Option<NonZeroI64> {
+    NonZeroI64::new(round.as_millisecond())
 }
 
 #[cfg(test)]
@@ -210,7 +226,7 @@ mod tests {
         }
     }
 
-    /// In the round that began in this second; in the first one, if that is zero.
+    /// In the round that began in this millisecond; in the first one, if that is zero.
     fn outcome(what: What, round: i64) -> Outcome {
         Outcome {
             v: Outcome::VERSION,
@@ -219,7 +235,7 @@ mod tests {
             bot: BotName::default(),
             room_id: None,
             message_id: None,
-            again: (round > 0).then(|| Timestamp::from_second(round).expect("a time")),
+            again: (round > 0).then(|| Timestamp::from_millisecond(round).expect("a time")),
             what,
         }
     }
@@ -308,27 +324,43 @@ mod tests {
     #[test]
     fn who_asks_for_another_answer_makes_it_open_until_that_one_is_there() {
         let mut reasons = Reasons::default();
-        let duplicate = State::Ignored(reasons.place("flood"));
+        let flood = State::Ignored(reasons.place("flood"));
         let table = [
-            // What, and in which round; where it is then.
-            (vec![(posted(), 0), (replayed(), 5)], State::Open),
+            // What, and in which round, by milliseconds; where it is then, and which round has no reply.
+            (vec![(posted(), 0)], State::Answered, None),
+            (vec![(posted(), 0), (replayed(), 0)], State::Answered, None),
+            (vec![(posted(), 0), (replayed(), 5)], State::Open, Some(5)),
             (
                 vec![(posted(), 0), (replayed(), 5), (posted(), 5)],
                 State::Answered,
+                None,
             ),
-            // An earlier answer that is told late.
+            // An earlier answer that is told late, or found by who put it back as it was.
             (
-                vec![(posted(), 0), (replayed(), 5), (posted(), 0)],
+                vec![
+                    (posted(), 0),
+                    (replayed(), 5),
+                    (replayed(), 0),
+                    (posted(), 0),
+                ],
                 State::Open,
+                Some(5),
             ),
             // Its dead letter was put back in the meantime.
             (
                 vec![(replayed(), 5), (posted(), 5), (replayed(), 5)],
                 State::Answered,
+                None,
+            ),
+            (
+                vec![(replayed(), 5), (posted(), 5), (dead(Cause::Refused), 5)],
+                State::Answered,
+                None,
             ),
             (
                 vec![(replayed(), 5), (posted(), 5), (replayed(), 6)],
                 State::Open,
+                Some(6),
             ),
             (
                 vec![
@@ -338,25 +370,43 @@ mod tests {
                     (replayed(), 5),
                 ],
                 State::Answered,
+                None,
             ),
             // What was told of its beginning is forgotten.
-            (vec![(posted(), 5)], State::Answered),
+            (vec![(posted(), 5)], State::Answered, None),
+            // Nothing was to be said in it, for the moment.
+            (
+                vec![(posted(), 0), (replayed(), 5), (ignored(), 5)],
+                flood,
+                Some(5),
+            ),
             // An older release takes it for a duplicate.
             (
                 vec![(posted(), 0), (replayed(), 5), (ignored(), 0)],
-                duplicate,
+                flood,
+                Some(5),
+            ),
+            (
+                vec![(posted(), 0), (replayed(), 5), (dead(Cause::Refused), 5)],
+                State::Dead(Cause::Refused),
+                Some(5),
             ),
         ];
-        for (told, expected) in table {
+        for (told, expected, open_round) in table {
+            let open_round =
+                open_round.map(|round| Timestamp::from_millisecond(round).expect("a time"));
             let told: Vec<_> = told
                 .into_iter()
                 .map(|(what, round)| outcome(what, round))
                 .collect();
-            assert_eq!(course_of(&told, &mut reasons).state(None), expected);
+            let course = course_of(&told, &mut reasons);
+            assert_eq!(course.state(None), expected, "{told:?}");
+            assert_eq!(course.open_round(), open_round, "{told:?}");
             for from in 0..told.len() {
                 let again = [&told[..], &told[from..]].concat();
                 let twice = course_of(&again, &mut reasons);
                 assert_eq!(twice.state(None), expected, "{again:?}");
+                assert_eq!(twice.open_round(), open_round, "{again:?}");
             }
         }
     }

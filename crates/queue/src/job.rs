@@ -49,6 +49,10 @@ pub struct Reply {
     pub account_id: AccountId,
     /// When the ingress received the event.
     pub received_at: Timestamp,
+    /// When the message was written, or last edited: before this nobody has replied to it as it is. Not
+    /// after `received_at`; `None` in what older releases wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written_at: Option<Timestamp>,
     /// From when on the answer's age counts; see `CHICKWORK_MAX_AGE`.
     pub aged_from: Timestamp,
     /// How often a person has put it back in.

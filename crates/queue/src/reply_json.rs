@@ -1,7 +1,7 @@
 //! The bytes of a reply in the queue: versioned JSON, `{"v":1,…}`.
 //!
-//! Owner of the format: this file; frozen examples: `tests/data/reply.v1.json`, and
-//! `reply.v1.again.json` of a later round.
+//! Owner of the format: this file; frozen examples: `tests/data/reply.v1.json`, and with what was added
+//! since then `reply.v1.again.json` of a later round and `reply.v1.written_at.json`.
 
 use serde::{Deserialize, Serialize};
 
@@ -53,13 +53,19 @@ mod tests {
 
     const FROZEN: &str = include_str!("../tests/data/reply.v1.json");
     const FROZEN_OF_A_ROUND: &str = include_str!("../tests/data/reply.v1.again.json");
+    const FROZEN_WITH_AGE: &str = include_str!("../tests/data/reply.v1.written_at.json");
 
     #[test]
     fn the_frozen_replies_of_version_1_are_read_and_written_as_they_are() {
-        for (frozen, is_of_a_round) in [(FROZEN, false), (FROZEN_OF_A_ROUND, true)] {
+        for (frozen, is_of_a_round, tells_age) in [
+            (FROZEN, false, false),
+            (FROZEN_OF_A_ROUND, true, false),
+            (FROZEN_WITH_AGE, false, true),
+        ] {
             let reply = decode(frozen.trim().as_bytes()).expect("the frozen example is a reply");
             assert_eq!(String::from_utf8_lossy(&encode(&reply)), frozen.trim());
             assert_eq!(reply.again.is_some(), is_of_a_round);
+            assert_eq!(reply.written_at.is_some(), tells_age);
         }
     }
 

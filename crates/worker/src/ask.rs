@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::compose::{self, NotHeard};
 use crate::decide::{Decision, Happened, Situation, decide};
 use crate::desk::{Desk, Ending, Held, Subject, called, until_resumed};
-use crate::history::{ANSWERED, Answered, History, NO_ANSWER};
+use crate::history::{Answered, History};
 use crate::pause::Gate;
 use crate::understand::Reason;
 
@@ -98,7 +98,7 @@ async fn consider(
     if hands.held.is_none() {
         return subject.not_yet(
             BEING_ASKED,
-            "another event about this message is being answered",
+            "this event or another one about the message is being answered",
         );
     }
     let (now, room) = (Timestamp::now(), message.room_id);
@@ -127,8 +127,8 @@ async fn consider(
     {
         return subject.ignored(Reason::RoomClosed);
     }
-    // Who puts an event back in wants it answered: that is no flood.
-    if event.replay == 0 {
+    // Who puts an event in, or back in, wants it answered: that is no flood.
+    if event.put_back_at.is_none() {
         hands.reservation = Reservation::new(desk, room, message.author, event.id, now);
         if hands.reservation.is_none() {
             return subject.ignored(Reason::Flood);
@@ -164,8 +164,8 @@ async fn consider(
     let asked = subject.outcome(What::Asked {
         millis: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         result: match &answer {
-            Ok(Answer::Said(_)) => ANSWERED.to_owned(),
-            Ok(Answer::NothingToSay) => NO_ANSWER.to_owned(),
+            Ok(Answer::Said(_)) => What::ANSWERED.to_owned(),
+            Ok(Answer::NothingToSay) => What::NO_ANSWER.to_owned(),
             Err(error) => error.to_string(),
         },
         sender: message.author,
@@ -202,6 +202,14 @@ fn aged_from(event: &Event, event_time: i64) -> Timestamp {
     })
 }
 
+/// When the message was written as it is. Chatwork's clock may be ahead, and what was received was
+/// written before.
+fn written_at(event: &Event, message: &Message) -> Timestamp {
+    let told = message.send_time.max(message.update_time);
+    let told = Timestamp::from_second(told).unwrap_or(event.received_at);
+    told.min(event.received_at)
+}
+
 fn situation(desk: &Desk, job: &Job, aged_from: Timestamp) -> Situation {
     Situation {
         left: desk.left(aged_from, Timestamp::now()),
@@ -228,6 +236,7 @@ fn reply(event: &Event, message: &Message, aged_from: Timestamp, text: String) -
         message_id: message.message_id.clone(),
         account_id: message.author,
         received_at: event.received_at,
+        written_at: Some(written_at(event, message)),
         aged_from,
         replay: event.replay,
         again: event.again,

@@ -496,7 +496,7 @@ impl Memory {
         };
         match &outcome.what {
             What::Asked { result, sender, .. }
-                if matches!(result.as_str(), ANSWERED | NO_ANSWER) =>
+                if matches!(result.as_str(), What::ANSWERED | What::NO_ANSWER) =>
             {
                 self.answered_to(key.room_id, *sender, outcome.id, at);
             }
@@ -513,9 +513,12 @@ impl Memory {
                 let closed = self.closed.entry(key.room_id).or_insert(at);
                 *closed = (*closed).max(at);
             }
-            What::Intent { .. } if self.is_new(outcome, Line::Intent, now) => {
+            What::Intent { consumer } if self.is_new(outcome, Line::Intent, now) => {
                 let intent = (outcome.at, outcome.id);
-                self.call(intent, at, Some(key.room_id), origin);
+                // What was done elsewhere was done long ago, if at all.
+                if consumer != What::ELSEWHERE {
+                    self.call(intent, at, Some(key.room_id), origin);
+                }
                 let story = self.story(key, now);
                 story.intent = Some(intent);
                 if !story.is_posted() {
@@ -652,11 +655,6 @@ impl Memory {
         });
     }
 }
-
-/// The results of asking that are answers, as the outcomes name them.
-pub(crate) const ANSWERED: &str = "answered";
-/// See [`ANSWERED`].
-pub(crate) const NO_ANSWER: &str = "no_answer";
 
 /// An event's id tells when it was received.
 fn received_at(id: EventId, otherwise: Timestamp) -> Timestamp {
@@ -898,7 +896,7 @@ mod tests {
         };
         told.apply(&behind, Origin::Store);
         told.pass(KEEP.as_secs() - 1);
-        told.read(EventId::fresh(), asked(ANSWERED));
+        told.read(EventId::fresh(), asked(What::ANSWERED));
         assert!(matches!(told.post(), Post::InDoubt { .. }));
         // And it is still known to be the same one.
         told.memory.resolved(&key(), behind.at);
@@ -1041,7 +1039,7 @@ mod tests {
         let now = told.now;
         let asked_for = told.memory.reserve(ROOM, SENDER, id, THREE_A_MINUTE, now);
         if asked_for {
-            told.wrote(id, asked(ANSWERED));
+            told.wrote(id, asked(What::ANSWERED));
         }
         asked_for
     }
@@ -1140,7 +1138,7 @@ mod tests {
     fn everything_is_forgotten_in_time() {
         let (mut told, id) = (Told::new(), EventId::fresh());
         for what in [
-            asked(ANSWERED),
+            asked(What::ANSWERED),
             intent(),
             refused(403),
             not_posted(true, None),

@@ -126,6 +126,13 @@ impl PostStep<'_> {
                 return subject.not_yet(Standings::REST, "what was posted before is not known yet");
             }
         };
+        if self.may_be_unknown()
+            && let Err(error) = desk.history.barrier().await
+        {
+            let why = "what was said when it was put back is not known yet";
+            log::warn!("{why}: {error}");
+            return subject.not_yet(Standings::REST, why);
+        }
         match self.begins(since) {
             Begins::Posted { by } if by == subject.id => {
                 // It is told again if it could not be stored the first time.
@@ -151,6 +158,14 @@ impl PostStep<'_> {
         }
     }
 
+    /// Whether there may be something to be known that this process has not read yet. Others write about
+    /// a reply only while they have the right to post, except who puts it back in: that it is in doubt,
+    /// as it was received elsewhere, stands in the log before it is in the queue.
+    fn may_be_unknown(&self) -> bool {
+        let key = self.reply.answer_key();
+        self.reply.replay > 0 && !self.desk.history.memory().knows_post(&key)
+    }
+
     /// What the log says, and what it cannot say.
     fn begins(&self, since: Instant) -> Begins {
         let key = self.reply.answer_key();
@@ -173,14 +188,13 @@ impl PostStep<'_> {
                     look_at: look_at.max(taken_over),
                 }
             }
-            // A person has put it back in, and what was done the first time is beyond memory.
+            // A person has put it in or back in, and what was done before is beyond memory.
             Post::Unbegun
-                if self.reply.replay > 0
-                    && !memory.knows_post(&key)
-                    && self.round_began() < memory.horizon(Timestamp::now()) =>
+                if !memory.knows_post(&key)
+                    && self.is_from_beyond(memory.horizon(Timestamp::now())) =>
             {
                 Begins::InDoubt {
-                    intended_at: self.round_began(),
+                    intended_at: self.possible_since(),
                     look_at: Instant::now(),
                 }
             }
@@ -245,9 +259,9 @@ impl PostStep<'_> {
             _ => drop(pass),
         }
         let (result, reply_message_id) = match &seen {
-            Seen::Found(id) => ("found", Some(id.clone())),
-            Seen::Absent => ("absent", None),
-            _ => ("unclear", None),
+            Seen::Found(id) => (What::FOUND, Some(id.clone())),
+            Seen::Absent => (What::ABSENT, None),
+            _ => (What::UNCLEAR, None),
         };
         let looked = subject.outcome(What::Looked {
             result: result.to_owned(),
@@ -281,9 +295,20 @@ impl PostStep<'_> {
         format!("in doubt, and {}", self.desk.post_pause.reason())
     }
 
-    /// Since when this reply may have been posted.
-    fn round_began(&self) -> Timestamp {
-        self.reply.again.unwrap_or(self.reply.received_at)
+    /// Whether what was done about its message may be older than memory, which begins there. One that is
+    /// young enough to be answered nevertheless was put in by a person (`recover`).
+    fn is_from_beyond(&self, horizon: Timestamp) -> bool {
+        let was_put_in = self.reply.replay > 0 || self.reply.aged_from >= horizon;
+        was_put_in && self.possible_since() < horizon
+    }
+
+    /// Since when there may be a reply of this round: for the first one, since the message is as it is.
+    /// It may have been received long after that, by way of `recover`, and answered in between.
+    fn possible_since(&self) -> Timestamp {
+        let Reply {
+            again, written_at, ..
+        } = self.reply;
+        again.or(*written_at).unwrap_or(self.reply.received_at)
     }
 
     /// What the message is known to have been answered with in other rounds, if this is a later one.
@@ -540,8 +565,121 @@ impl Begun {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::future::pending;
+    use std::sync::Arc;
+
+    use chickwork_queue::event::BotName;
+    use chickwork_queue::job::{Settled, Settlement};
+    use chickwork_queue::{Claims, Entry};
 
     use super::*;
+    use crate::scratch::{PATIENCE, Scratch, mention, reply};
+
+    /// Stores a reply, with what is said before it; and the claim for it.
+    async fn stored(
+        scratch: &Scratch,
+        posts: &mut Claims,
+        reply: Reply,
+        outcomes: Vec<Outcome>,
+    ) -> Claim {
+        let publisher = scratch.queue.publisher();
+        publisher.publish(&mention()).await.expect("an event");
+        let claim = scratch.queue.claim_asks(1).next().await;
+        let settled = Settled {
+            settlement: Settlement::Next(reply),
+            outcomes,
+        };
+        claim.settle(settled).await.expect("it is stored");
+        tokio::time::timeout(PATIENCE, posts.next())
+            .await
+            .expect("it is stored")
+    }
+
+    fn intents(story: &[Outcome], message: &MessageId) -> usize {
+        let is_one = |outcome: &&Outcome| {
+            matches!(outcome.what, What::Intent { .. })
+                && outcome.message_id.as_ref() == Some(message)
+        };
+        story.iter().filter(is_one).count()
+    }
+
+    #[tokio::test]
+    async fn what_was_put_back_is_looked_for_if_it_may_have_been_answered_before_memory_begins() {
+        let now = Timestamp::now();
+        let ago = |minutes: u64| now - Duration::from_secs(minutes * 60);
+        let table = [
+            // How often it was put back, when it was received, and written; whether it is posted at once.
+            (0, now, Some(ago(1)), true),
+            (1, now, Some(ago(1)), true),
+            (1, now, None, true),
+            (1, ago(69), Some(ago(69)), true),
+            // A mention that was missed, and found long after; and the same, put back.
+            (0, now, Some(ago(71)), false),
+            (1, now, Some(ago(71)), false),
+            (1, ago(71), Some(ago(72)), false),
+            (1, ago(71), None, false),
+        ];
+        for (replay, received_at, written_at, is_posted) in table {
+            let scratch = Scratch::new().await;
+            let desk = scratch.desk();
+            let follower = tokio::spawn(Arc::clone(&desk.history).follow());
+            let reply = Reply {
+                replay,
+                received_at,
+                written_at,
+                // Put in or back just now.
+                aged_from: now,
+                ..reply(&mention())
+            };
+            let message = reply.message_id.clone();
+            let mut posts = scratch.queue.claim_posts(&BotName::default(), 1);
+            let claim = stored(&scratch, &mut posts, reply, Vec::new()).await;
+            post(&desk, claim, pending()).await;
+            follower.abort();
+            let story = scratch.story().await;
+            let is_meant = intents(&story, &message) == 1;
+            assert_eq!(is_meant, is_posted, "{replay} {written_at:?}: {story:?}");
+        }
+    }
+
+    /// It was received elsewhere, and nobody can tell what became of it there.
+    #[tokio::test]
+    async fn that_a_reply_is_in_doubt_is_known_before_it_is_posted() {
+        let scratch = Scratch::new().await;
+        let desk = scratch.desk();
+        let follower = tokio::spawn(Arc::clone(&desk.history).follow());
+        let mut posts = scratch.queue.claim_posts(&BotName::default(), 1);
+        let first = reply(&mention());
+        let claim = stored(&scratch, &mut posts, first.clone(), Vec::new()).await;
+        post(&desk, claim, pending()).await;
+        // This process has the right to post, and is behind with reading.
+        follower.abort();
+
+        let message = MessageId::new("12").expect("a message id");
+        let put_back = Reply {
+            replay: 1,
+            id: EventId::fresh(),
+            message_id: message.clone(),
+            ..first
+        };
+        let consumer = "elsewhere".to_owned();
+        let doubt = Subject::of_reply(&put_back).outcome(What::Intent { consumer });
+        let claim = stored(&scratch, &mut posts, put_back, vec![doubt]).await;
+        let reads_on = async {
+            let mut outcomes = scratch.queue.outcomes().follow(Timestamp::UNIX_EPOCH);
+            let mut marks = 0;
+            while marks < 2 {
+                marks += usize::from(matches!(outcomes.next().await, Entry::Mark(_)));
+            }
+            Arc::clone(&desk.history).follow().await;
+        };
+        tokio::select! {
+            () = post(&desk, claim, pending()) => {}
+            () = reads_on => {}
+        }
+        let story = scratch.story().await;
+        assert_eq!(intents(&story, &message), 1, "{story:?}");
+    }
 
     /// A call of several steps, each of which takes a while by the wall clock.
     async fn steps(

@@ -157,6 +157,7 @@ pub(crate) fn reply(event: &Event) -> Reply {
         message_id: message(),
         account_id: AccountId(1),
         received_at: event.received_at,
+        written_at: None,
         aged_from: event.received_at,
         replay: event.replay,
         again: event.again,

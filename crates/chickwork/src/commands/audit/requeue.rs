@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use chickwork_queue::Queue;
-use chickwork_queue::audit::{Audit, PutBack};
+use chickwork_queue::audit::{Audit, PutBack, Unexplained};
 use chickwork_queue::event::{Event, EventId};
 use chickwork_queue::outcome::By;
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -100,14 +100,16 @@ impl Requeue {
             words::tell("There is nothing to put back.");
             return Ok(true);
         }
-        let left: HashMap<EventId, u32> = audit
+        let left: HashMap<EventId, &Unexplained> = audit
             .unexplained
             .iter()
             .filter(|event| event.archived)
-            .map(|event| (event.id, event.replay))
+            .map(|event| (event.id, event))
             .collect();
         let archived = left.len() as u64;
-        for sentence in preview(archived, all - archived, audit.told_apart) {
+        let again = left.values().filter(|event| event.open_round.is_some());
+        let again = again.count() as u64;
+        for sentence in preview(archived, again, all - archived, audit.told_apart) {
             words::tell(sentence);
         }
         if archived == 0 {
@@ -126,7 +128,7 @@ impl Requeue {
     async fn put_back(
         &self,
         queue: &Queue,
-        mut left: HashMap<EventId, u32>,
+        mut left: HashMap<EventId, &Unexplained>,
         since: Timestamp,
     ) -> anyhow::Result<u64> {
         // From here on: a prompt is better interrupted in the usual way.
@@ -149,15 +151,16 @@ impl Requeue {
                     _ = pace.tick() => {}
                 }
                 // An event may be in the archive twice.
-                let Some(replay) = left.remove(&event.id) else {
+                let Some(known) = left.remove(&event.id) else {
                     continue;
                 };
                 let put_back = {
                     let put_back = PutBack {
-                        replay,
+                        replay: known.replay,
                         reason: &self.reason,
                         by: By::AUDIT,
-                        again: None,
+                        // Else a reply of an earlier round would stand for the one that is missing.
+                        again: known.open_round,
                     };
                     queue.put_back(event, put_back)
                 };
@@ -199,7 +202,7 @@ enum End {
 /// The next ones of those that are left, as far as memory allows.
 async fn next_batch(
     queue: &Queue,
-    left: &HashMap<EventId, u32>,
+    left: &HashMap<EventId, &Unexplained>,
     since: Timestamp,
 ) -> anyhow::Result<Vec<Event>> {
     let (mut batch, mut bytes) = (Vec::new(), 0);
@@ -218,14 +221,24 @@ async fn next_batch(
     Ok(batch)
 }
 
-/// What will happen, in sentences.
-fn preview(archived: u64, others: u64, told_apart: bool) -> Vec<String> {
+/// What will happen, in sentences: to those of the archive, among which some are to be answered again,
+/// and to others.
+fn preview(archived: u64, again: u64, others: u64, told_apart: bool) -> Vec<String> {
     let mut sentences = Vec::new();
     if archived > 0 {
         sentences.push(format!(
             "{} to be put back; SimSimi may be asked again {}. What turns out to be answered is not answered twice.",
             words::count(archived, "event"),
             words::count(archived, "time"),
+        ));
+    }
+    if again > 0 {
+        sentences.push(format!(
+            "{} of them still to be answered AGAIN, as a person asked: their rooms will hear a SECOND REPLY.",
+            match again {
+                1 => "1 event is".to_owned(),
+                many => format!("{many} events are"),
+            }
         ));
     }
     if archived > 0 && !told_apart {
@@ -252,15 +265,17 @@ mod tests {
 
     #[test]
     fn what_will_happen_is_said_before() {
-        let said = preview(3, 0, true);
+        let said = preview(3, 0, 0, true);
         let expected = "3 events to be put back; SimSimi may be asked again 3 times. What turns out to be answered is not answered twice.";
         assert_eq!(said, [expected]);
-        let said = preview(1, 1, false);
+        let said = preview(3, 1, 0, true);
+        assert!(said[1].starts_with("1 event is"), "{said:?}");
+        let said = preview(1, 0, 1, false);
         assert!(said[1].contains("still wait"), "{said:?}");
         assert_eq!(
             said[2],
             "1 event is not in the archive, and cannot be put back."
         );
-        assert_eq!(preview(0, 2, false).len(), 1);
+        assert_eq!(preview(0, 0, 2, false).len(), 1);
     }
 }
