@@ -584,6 +584,26 @@ pub(crate) async fn the_last_event_is_the_newest_of_the_archive(
         )
         .await?;
     }
+    // What a person puts in did not come in: not even if it is the last of all.
+    let last = queue.last_event().await?;
+    let now = Timestamp::now();
+    let recovered = Event {
+        received_at: now,
+        put_back_at: Some(now),
+        ..an_event(4)
+    };
+    queue.recover(&recovered).await?;
+    let archived = async || {
+        let mut archived = queue.archive().read(an_hour_ago());
+        while let Some(event) = archived.next().await? {
+            if event.id == recovered.id {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    seen("the archive has it", archived, |is_there| *is_there).await?;
+    ensure!(queue.last_event().await? == last);
     Ok(())
 }
 

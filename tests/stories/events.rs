@@ -172,6 +172,14 @@ pub(super) async fn an_event_that_met_three_faults_tells_exactly_that_story(
     }
     assert_eq!(text(story, "state"), "answered");
     assert_eq!(text(story, "reply_message_id"), reply.as_str());
+    // Also by the reply, which is what somebody has who asks whether there were two.
+    let by_reply = format!("https://www.chatwork.com/#!rid{ROOM}-{reply}");
+    let told = done(bot.stage(), &["show", &by_reply]).await?;
+    let is_reply =
+        format!("Message {reply} is the bot's reply to message {message} in room {ROOM}.");
+    in_order(&told, &[&is_reply, "The bot replied after "]);
+    let again = lines(bot.stage(), &["show", "--json", &by_reply]).await?;
+    assert_eq!(again, id);
     assert_eq!(story["sender"], SOMEBODY.0);
     let what: Vec<&str> = story["outcomes"]
         .as_array()
@@ -353,11 +361,29 @@ pub(super) async fn what_nobody_has_heard_of_is_told_with_what_to_try(
         &["show", "https://www.chatwork.com/#!rid5"],
         &["show", "not-an-id"],
         &["show", "room", "5"],
+        &["show", "01a22701"],
         &["list", "--state", "lost"],
+        &["list", "--since", "1h", "--until", "2h"],
+        &["export", "--since", "2100-01-01T00:00:00Z"],
     ] {
         let wrong = run(events(&stage, words)?).await?;
         assert_eq!(wrong.code, Some(2), "{words:?}: {wrong:?}");
+        let short = format!("Usage: {}", words[0]);
+        assert!(!wrong.err.contains(&short), "{words:?}: {wrong:?}");
     }
+    // A room is no message, but may be taken for one.
+    let room = run(events(&stage, &["show", "446240519"])?).await?;
+    assert_eq!(room.code, Some(1), "{room:?}");
+    assert!(
+        room.err.contains("events list --room 446240519"),
+        "{room:?}"
+    );
+    // And where nothing is kept that is said.
+    let mut list = events(&stage, &["list", "--room", "5"])?;
+    list.env("CHICKWORK_ARCHIVE_KEEP", "0");
+    let list = run(list).await?;
+    assert_eq!(list.code, Some(0), "{list:?}");
+    assert!(list.err.contains("There is no archive"), "{list:?}");
     Ok(())
 }
 
@@ -511,7 +537,12 @@ pub(super) async fn what_waits_in_a_spool_is_listed() -> anyhow::Result<()> {
     assert_eq!(text(&line, "state"), "waiting");
     let shown = run(events_of(&spool, "any", &["show", message.as_str()])?).await?;
     assert_eq!(shown.code, Some(0), "{shown:?}");
-    assert!(shown.out.starts_with("No reply yet"), "{shown:?}");
+    assert!(
+        shown
+            .out
+            .starts_with("No reply yet: it waits in this spool"),
+        "{shown:?}"
+    );
     door.open().await?;
     assert_eq!(
         bot.answer_within(A_MINUTE, &message).await?,

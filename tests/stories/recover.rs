@@ -96,24 +96,6 @@ async fn unheard_mention(
     unheard(bot, Say::new(room, who, mentioning(text))).await
 }
 
-/// Waits until this message is in the archive, which it is a moment after its webhook was taken.
-async fn archived(bot: &Bot, message: &MessageId) -> anyhow::Result<()> {
-    let queue = bot.queue().await?;
-    let hour_ago = Timestamp::now() - SignedDuration::from_hours(1);
-    let found = async {
-        loop {
-            let mut archived = queue.archive().read(hour_ago);
-            while let Some(event) = archived.next().await? {
-                if event.message_id.as_ref() == Some(message) {
-                    return anyhow::Ok(());
-                }
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    };
-    soon("it is archived", found).await?
-}
-
 /// A bot whose ingress is out of reach, and which does not work either.
 async fn a_deaf_bot(plan: Plan) -> anyhow::Result<Bot> {
     let bot = plan.workers(1).prepare().await?;
@@ -141,7 +123,7 @@ pub(super) async fn precisely_the_mentions_that_were_missed_are_found_and_answer
         .clone();
     bot.workers[0].kill().await?;
     let waits = bot.mention("echo waits").await?;
-    archived(&bot, &waits).await?;
+    bot.archived(&waits).await?;
     bot.front.kill().await?;
 
     // What is missed.
@@ -221,10 +203,17 @@ pub(super) async fn precisely_the_mentions_that_were_missed_are_found_and_answer
     ] {
         assert!(shown.err.contains(words), "{words} is not in {shown:?}");
     }
+    // Nobody would answer for a bot of another name.
+    let said = finish(bots_settings(&bot, &["--bot", "another", "--yes"])?).await?;
+    assert_eq!((said.code, said.out.as_str()), (Some(2), ""), "{said:?}");
+    assert!(said.err.contains("no worker answers for"), "{said:?}");
     // Nobody agrees, so nothing happens.
     let said = finish(bots_settings(&bot, &[])?).await?;
     assert_eq!((said.code, said.out.as_str()), (Some(1), ""), "{said:?}");
-    assert!(said.err.contains("no terminal to ask on"), "{said:?}");
+    // The plan comes first.
+    for words in ["\"echo one\"", "no terminal to ask", "add --yes"] {
+        assert!(said.err.contains(words), "{words} is not in {said:?}");
+    }
 
     let said = finish(bots_settings(&bot, &["--yes"])?).await?;
     assert_eq!(
@@ -235,8 +224,8 @@ pub(super) async fn precisely_the_mentions_that_were_missed_are_found_and_answer
     for words in ["\"echo one\"", "7 of 7 queued."] {
         assert!(said.err.contains(words), "{words} is not in {said:?}");
     }
-    // They wait now, and so are not found again.
-    let again = finish(bots_settings(&bot, &["--yes"])?).await?;
+    // They wait now, and so are not found again; and nobody need agree to nothing.
+    let again = finish(bots_settings(&bot, &[])?).await?;
     assert_eq!((again.code, again.out.as_str()), (Some(0), ""), "{again:?}");
     assert!(again.err.contains("No mention was missed"), "{again:?}");
 
@@ -277,6 +266,46 @@ pub(super) async fn precisely_the_mentions_that_were_missed_are_found_and_answer
     let sums = "10 received = 9 answered + 1 ignored + 0 dead + 0 waiting + 0 unexplained";
     assert!(audited.out.contains(sums), "{audited:?}");
     assert_eq!(audited.code, Some(0), "{audited:?}");
+    bot.end().await
+}
+
+/// What somebody said to nobody came in; while the bot hears nothing it becomes a mention.
+pub(super) async fn a_mention_that_was_edited_in_is_missed_though_the_message_had_come_in(
+    kind: Kind,
+) -> anyhow::Result<()> {
+    let mut bot = Plan::on(kind)?.workers(1).start().await?;
+    let heard = bot
+        .sandbox
+        .say(Say::new(ROOM, town::BEN, "for nobody, at first"))
+        .await;
+    ensure!(heard.webhook_status == Some(200), "{heard:?}");
+    let message = heard.message_id;
+    bot.ignored(&message).await?;
+    bot.archived(&message).await?;
+    bot.front.kill().await?;
+    // Chatwork tells seconds: an edit within the same one is none.
+    let second = Timestamp::now().as_second();
+    let later = async {
+        while Timestamp::now().as_second() == second {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    soon("Chatwork's clock has gone on", later).await?;
+    let edit = Say {
+        kind: Some(HookKind::MessageUpdated),
+        message_id: Some(message.clone()),
+        ..Say::new(ROOM, town::BEN, mentioning("echo in the end"))
+    };
+    unheard(&bot, edit).await?;
+
+    let said = say(&bot, &["--dry-run", "--json"]).await?;
+    assert_eq!(said.messages("missed")?, [message.clone()], "{said:?}");
+    let said = say(&bot, &["--yes"]).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(bot.answer(&message).await?, "in the end");
+    bot.posted(SOON, &message).await?;
+    let again = say(&bot, &["--yes"]).await?;
+    assert!(again.err.contains("No mention was missed"), "{again:?}");
     bot.end().await
 }
 
@@ -553,7 +582,7 @@ pub(super) async fn it_can_be_stopped_and_says_how_far_it_came(kind: Kind) -> an
     assert!(err.contains("1 of 3 queued; stopped, 2 left."), "{err}");
     assert!(err.contains("see --rate"), "{err}");
 
-    archived(&bot, &missed[0]).await?;
+    bot.archived(&missed[0]).await?;
     let rest = say(&bot, &["--yes", "--json"]).await?;
     assert_eq!(rest.code, Some(0), "{rest:?}");
     assert_eq!(rest.messages("queued")?, missed[1..], "{rest:?}");

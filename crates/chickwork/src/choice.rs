@@ -8,6 +8,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use jiff::Timestamp;
 
+use crate::commands::events::whom::Named;
 use crate::filter::{HEADING, Moment, bot, event_id, moment};
 
 /// The flags of [`flags`] that choose; `--limit` only bounds.
@@ -60,8 +61,8 @@ pub(crate) fn flags() -> [Arg; 11] {
         flag("until", "WHEN", "Only what was received until then, written in the same way")
             .value_parser(moment),
         flag("room", "ID", "Only of this room").value_parser(value_parser!(u64)),
-        flag("message", "ID", "Only about this message; there may be several events about one")
-            .value_parser(message_id),
+        flag("message", "MESSAGE", "Only about this message, in any form that `events show` takes; there may be several events about one")
+            .value_parser(message),
         flag("type", "TYPE", "Only of this type").value_parser(types),
         flag("sender", "ID", "Only of messages that this account wrote")
             .value_parser(value_parser!(u64)),
@@ -83,14 +84,7 @@ pub(crate) fn of(flags: &ArgMatches, now: Timestamp) -> Choice {
         let moment = flags.get_one::<Moment>(name).copied();
         moment.map(|moment| moment.at(now))
     };
-    let mut standings = Vec::new();
-    for state in states(flags) {
-        for chosen in chosen_by(state) {
-            if !standings.contains(chosen) {
-                standings.push(*chosen);
-            }
-        }
-    }
+    let (room, message) = flags.get_one::<Message>("message").cloned().unzip();
     Choice {
         ids: flags
             .get_many("id")
@@ -100,19 +94,23 @@ pub(crate) fn of(flags: &ArgMatches, now: Timestamp) -> Choice {
             .collect(),
         since: moment("since"),
         until: moment("until"),
-        room: flags.get_one("room").copied().map(RoomId),
-        message: flags.get_one("message").cloned(),
+        room: flags
+            .get_one("room")
+            .copied()
+            .map(RoomId)
+            .or(room.flatten()),
+        message,
         event_type: flags.get_one("type").cloned(),
         bot: flags.get_one("bot").cloned(),
         sender: flags.get_one("sender").copied().map(AccountId),
         text: flags
             .get_one::<String>("text")
             .map(|text| text.to_lowercase()),
-        standings,
+        standings: states(flags),
     }
 }
 
-/// The states that were named; [`of`] chooses with each those that may be meant as well.
+/// The states that were named. [`Choice::takes_standing`] takes with each what may be meant as well.
 pub(crate) fn states(flags: &ArgMatches) -> Vec<Standing> {
     let states = flags.get_many("state").into_iter().flatten().copied();
     states.collect()
@@ -123,22 +121,25 @@ pub(crate) fn limit(flags: &ArgMatches) -> Option<u64> {
     flags.get_one("limit").copied()
 }
 
-/// Who asks for one of these must not miss what may be one.
-fn chosen_by(state: Standing) -> &'static [Standing] {
-    match state {
-        Standing::Answered => &[Standing::Answered],
-        Standing::Waiting => &[Standing::Waiting, Standing::Open],
-        Standing::Ignored => &[Standing::Ignored],
-        Standing::Dead => &[Standing::Dead, Standing::Dropped],
-        Standing::Dropped => &[Standing::Dropped],
-        Standing::Unexplained => &[Standing::Unexplained, Standing::Open],
-        Standing::Open => &[Standing::Open],
+/// A message on the command line, with its room where that was said.
+type Message = (Option<RoomId>, MessageId);
+
+fn message(text: &str) -> Result<Message, String> {
+    match Named::of(&[text])? {
+        Named::Message(room, message) => Ok((room, message)),
+        Named::Event(_) => {
+            Err("is an event's id, which stands alone, without --message".to_owned())
+        }
     }
 }
 
-/// The id of a message on the command line.
-pub(crate) fn message_id(text: &str) -> Result<MessageId, String> {
-    MessageId::new(text).map_err(|error| error.to_string())
+/// Why nothing can be chosen by these flags, of whichever command.
+pub(crate) fn contradiction(flags: &ArgMatches) -> Option<String> {
+    let room = *flags.try_get_one::<u64>("room").ok()??;
+    let (of_message, _) = flags.try_get_one::<Message>("message").ok()??;
+    let of_message = (*of_message)?;
+    (of_message != RoomId(room))
+        .then(|| format!("--message names a message in room {of_message}, and --room {room}"))
 }
 
 #[cfg(test)]
@@ -204,33 +205,73 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_for_a_state_also_gets_what_may_be_meant() {
-        use Standing::{Answered, Dead, Dropped, Open, Unexplained, Waiting};
-        let table: [(&[&str], &[Standing]); 6] = [
-            (&["answered"], &[Answered]),
-            (&["waiting"], &[Waiting, Open]),
-            (&["unexplained"], &[Unexplained, Open]),
-            (&["waiting", "unexplained"], &[Waiting, Open, Unexplained]),
-            (&["dead"], &[Dead, Dropped]),
-            (&["dropped"], &[Dropped]),
-        ];
-        for (words, standings) in table {
-            let flags: Vec<_> = words.iter().flat_map(|word| ["--state", word]).collect();
-            assert_eq!(choice(&flags).expect("right usage").standings, standings);
+    fn a_message_is_named_as_events_show_takes_it() {
+        let message = MessageId::new("1795508813713968449").ok();
+        for (named, room) in [
+            ("1795508813713968449", None),
+            ("446240519-1795508813713968449", Some(RoomId(446_240_519))),
+            (
+                "https://www.chatwork.com/#!rid446240519-1795508813713968449",
+                Some(RoomId(446_240_519)),
+            ),
+            (
+                "[rp aid=1484814 to=446240519-1795508813713968449]",
+                Some(RoomId(446_240_519)),
+            ),
+        ] {
+            let choice = choice(&["--message", named]).expect("right usage");
+            assert_eq!((choice.room, &choice.message), (room, &message), "{named}");
         }
+    }
+
+    #[test]
+    fn what_contradicts_itself_chooses_nothing_and_is_told() {
+        let now = Timestamp::from_second(2_000_000_000).expect("a time");
+        let told = |words: &[&str]| {
+            let command = Command::new("list").no_binary_name(true).args(flags());
+            let flags = command.try_get_matches_from(words).expect("right usage");
+            crate::filter::contradiction(&flags, now).or_else(|| contradiction(&flags))
+        };
+        let table: [(&[&str], Option<&str>); 6] = [
+            (&["--since", "2h", "--until", "1h"], None),
+            (&["--until", "2040-01-01T00:00:00Z"], None),
+            (&["--message", "3-5", "--room", "3"], None),
+            (
+                &["--since", "1h", "--until", "2h"],
+                Some("nothing is between"),
+            ),
+            (
+                &["--since", "2040-01-01T00:00:00Z"],
+                Some("in the future (2040"),
+            ),
+            (&["--message", "3-5", "--room", "4"], Some("in room 3")),
+        ];
+        for (words, expected) in table {
+            let told = told(words);
+            assert_eq!(told.is_some(), expected.is_some(), "{words:?}: {told:?}");
+            assert!(told.unwrap_or_default().contains(expected.unwrap_or("")));
+        }
+    }
+
+    #[test]
+    fn every_state_is_told_of() {
         for state in Standing::ALL {
             assert!(STATES_NOTES.contains(&format!("\n  {} ", state.as_str())));
-            assert!(chosen_by(state).contains(&state));
         }
     }
 
     #[test]
     fn what_is_no_choice_is_wrong_usage_with_a_hint() {
-        let table: [(&[&str], &str); 8] = [
+        let table: [(&[&str], &str); 10] = [
             (&["1795508813713968449"], "looks like"),
             (&["--state", "lost"], "unexplained"),
             (&["--type", "message"], "message_created"),
-            (&["--message", "1-2"], "letters or digits"),
+            (&["--message", "yesterday's"], "an event's id"),
+            (
+                &["--message", "01a20caa-3f93-70fb-83f5-248e49a65e0a"],
+                "without --message",
+            ),
+            (&["01a20caa"], "beginning of an event's id"),
             (&["--room", "general"], "--room"),
             (&["--sender", "An"], "--sender"),
             (&["--since", "2"], "`2s`"),

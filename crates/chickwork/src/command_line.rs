@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Command};
 
 use crate::commands;
@@ -78,6 +79,19 @@ fn file_flag(about: &'static About) -> Arg {
         .long(flag)
         .value_name("PATH")
         .help(format!("A file with the same [env: {}]", about.file_name()))
+}
+
+/// Ends the process because this command was called wrongly, as for whatever clap itself finds wrong.
+pub(crate) fn wrong_usage(command: &str, says: impl std::fmt::Display) -> ! {
+    let mut program = program();
+    // So that the usage has the whole command.
+    program.build();
+    let called = command.split(' ').fold(&mut program, |command, name| {
+        command
+            .find_subcommand_mut(name)
+            .expect("it was called by this name")
+    });
+    called.error(ErrorKind::ValueValidation, says).exit()
 }
 
 /// The settings that were given as flags, by flag.

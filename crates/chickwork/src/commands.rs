@@ -5,7 +5,7 @@ mod audit;
 mod dead;
 mod dev;
 mod doctor;
-mod events;
+pub(crate) mod events;
 mod healthcheck;
 mod ingress;
 mod recover;
@@ -21,10 +21,11 @@ use std::pin::Pin;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
+use jiff::Timestamp;
 
-use crate::command_line;
 use crate::settings::LoggingSettings;
 use crate::settings::read::{Given, Mistakes};
+use crate::{choice, command_line, filter};
 
 /// A command that was understood and is not begun.
 pub(crate) struct Order {
@@ -74,8 +75,14 @@ impl Call {
             names.push(name);
             flags = its_flags;
         }
+        let command = names.join(" ");
+        let contradiction =
+            filter::contradiction(flags, Timestamp::now()).or_else(|| choice::contradiction(flags));
+        if let Some(says) = contradiction {
+            command_line::wrong_usage(&command, says);
+        }
         Self {
-            command: names.join(" "),
+            command,
             flags: flags.clone(),
             given: Given {
                 flags: command_line::flags(flags),

@@ -10,7 +10,9 @@ use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use jiff::Timestamp;
 
+use crate::commands::events::whom::{self, Named};
 use crate::settings::parse;
+use crate::words;
 
 /// Where `--help` lists them.
 pub(crate) const HEADING: &str = "Which ones";
@@ -155,6 +157,29 @@ impl Moment {
     }
 }
 
+/// Why nothing can be chosen by the times in these flags, of whichever command.
+pub(crate) fn contradiction(flags: &ArgMatches, now: Timestamp) -> Option<String> {
+    let moment = |name: &str| {
+        let moment = flags.try_get_one::<Moment>(name).ok()?.copied();
+        moment.map(|moment| moment.at(now))
+    };
+    let since = moment("since")?;
+    if since > now {
+        let since = words::time(since);
+        return Some(format!(
+            "--since is in the future ({since}), so nothing can be chosen"
+        ));
+    }
+    let until = moment("until")?;
+    (until < since).then(|| {
+        format!(
+            "nothing is between --since ({}) and --until ({}), which is earlier",
+            words::time(since),
+            words::time(until)
+        )
+    })
+}
+
 /// A moment on the command line.
 pub(crate) fn moment(text: &str) -> Result<Moment, String> {
     if let Ok(at) = text.parse() {
@@ -170,8 +195,10 @@ pub(crate) fn moment(text: &str) -> Result<Moment, String> {
 
 /// The id of an event on the command line.
 pub(crate) fn event_id(text: &str) -> Result<EventId, String> {
-    text.parse().map_err(|_| {
-        "is no event's id, which looks like 01a20caa-3f93-70fb-83f5-248e49a65e0a".to_owned()
+    text.parse().map_err(|_| match Named::of(&[text]) {
+        Ok(Named::Message(..)) => "is a message's id and no event's, which looks like 01a20caa-3f93-70fb-83f5-248e49a65e0a; `chickwork events show` tells of the events about a message".to_owned(),
+        Err(says) if says.contains(whom::BEGINNING) => says,
+        _ => "is no event's id, which looks like 01a20caa-3f93-70fb-83f5-248e49a65e0a".to_owned(),
     })
 }
 

@@ -122,7 +122,8 @@ pub struct Event {
     pub message_id: Option<MessageId>,
     /// When the ingress received it.
     pub received_at: Timestamp,
-    /// When a person last put it back in: from then on it is aged anew.
+    /// When a person last put it back in, or put it in the first time (`recover`): from then on it is aged
+    /// anew. `None`: it came in by itself.
     pub put_back_at: Option<Timestamp>,
     /// How often a person has put it back in.
     pub replay: u32,

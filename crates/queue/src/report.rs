@@ -244,8 +244,9 @@ impl Queue {
         Ok(unfinished)
     }
 
-    /// When the newest event of the archive was received; on RabbitMQ, the newest of those that were
-    /// archived last. Without an archive nobody knows.
+    /// When the newest event of the archive was received, of those that came in by themselves: not what a
+    /// person put in, as `recover` does. On RabbitMQ, the newest of those that were archived last. Without
+    /// an archive nobody knows.
     pub async fn last_event(&self) -> Result<Option<Timestamp>, QueueError> {
         match &self.0 {
             Backend::Sqlite(store) => Ok(store.last_event().await?),

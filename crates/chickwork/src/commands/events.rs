@@ -4,10 +4,10 @@ pub(super) mod export;
 pub(super) mod list;
 pub(super) mod purge;
 pub(super) mod show;
+pub(crate) mod whom;
 
 mod message;
 mod verdict;
-mod whom;
 
 use clap::Command;
 

@@ -154,6 +154,18 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
     let settings = RecoverSettings::read(&mut reader);
     let settings = reader.finish(settings)?;
     let errand = Errand::of(&call.flags, &settings, Timestamp::now());
+    let bots = &settings.operator.queue.bots;
+    if !bots.contains(&errand.bot) {
+        let bots: Vec<&str> = bots.iter().map(BotName::as_str).collect();
+        command_line::wrong_usage(
+            &call.command,
+            format_args!(
+                "--bot {}: no worker answers for a bot of this name; there is {}",
+                errand.bot,
+                bots.join(", ")
+            ),
+        );
+    }
     let allowance = Allowance::of(settings.account_limit);
     let chatwork = chatwork::Settings {
         url: settings.chatwork_url,
@@ -180,6 +192,8 @@ struct Found {
     begun: Timestamp,
     /// Whether every room was read.
     is_complete: bool,
+    /// Whether any room was.
+    is_anything_read: bool,
 }
 
 impl Errand {
@@ -216,9 +230,6 @@ impl Errand {
     }
 
     async fn run(self, queue: &Queue, mut reader: Reader) -> anyhow::Result<ExitCode> {
-        if !self.dry_run {
-            self.consent.check()?;
-        }
         queue.refuse_spool().await?;
         let usable = queue.check().await;
         usable.context("the queue cannot be used, so nothing was read")?;
@@ -267,6 +278,7 @@ impl Errand {
             mentions: Mentions::new(),
             begun: Timestamp::now(),
             is_complete: true,
+            is_anything_read: false,
         };
         self.read_rooms(reader, headway, &mut found).await?;
         let memory = self.memory(queue);
@@ -309,6 +321,7 @@ impl Errand {
         for place in &found.places {
             match reader.newest(place, headway).await {
                 Ok(newest) => {
+                    found.is_anything_read = true;
                     let (mentions, reach) = search.through(place.room, newest);
                     let mentions = mentions.into_iter();
                     let mentions = mentions.map(|mention| (mention.key(), mention));
@@ -360,6 +373,7 @@ impl Errand {
             mentions,
             begun,
             is_complete,
+            is_anything_read,
         } = found;
         let now = Timestamp::now();
         let listing = Listing {
@@ -371,7 +385,15 @@ impl Errand {
         let mut mentions: Vec<Mention> = mentions.into_values().collect();
         mentions.sort_by_key(|mention| mention.sent_at);
         if mentions.is_empty() {
-            words::tell("No mention was missed, as far as can be seen.");
+            words::tell(match (is_complete, is_anything_read) {
+                (true, _) => "No mention was missed, as far as can be seen.",
+                (false, true) => {
+                    "No mention was missed in the rooms that were read, as far as can be seen."
+                }
+                (false, false) => {
+                    "No room could be read, so it is not known whether a mention was missed."
+                }
+            });
             return Ok(is_complete);
         }
         let spools = queue.reports().await?.into_iter();
@@ -546,7 +568,6 @@ impl Errand {
         listing: &Listing<'_>,
         shutdown: &Shutdown,
     ) -> anyhow::Result<bool> {
-        let publisher = queue.publisher();
         let mut pace = interval(self.pause());
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let total = mentions.len() as u64;
@@ -563,7 +584,7 @@ impl Errand {
             }
             let event = mention.event(&self.bot, me, Timestamp::now());
             let published = tokio::select! {
-                published = publisher.recover(&event) => published,
+                published = queue.recover(&event) => published,
                 () = shutdown.deadline() => {
                     end = End::Stopped;
                     break;

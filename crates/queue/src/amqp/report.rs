@@ -4,13 +4,16 @@
 use std::collections::HashMap;
 
 use deadpool_lapin::lapin;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use lapin::BasicProperties;
 use uuid::Uuid;
 
-use super::stream::{From, ReadToEnd, last_chunk};
+use super::stream::{ArchiveRead, From, ReadToEnd, last_chunk};
 use super::{Address, Broker, BrokerError, Message, close, look, wire};
 use crate::report::{Depth, Report};
+
+/// So far back it is looked first for the last event that came in by itself.
+const DAY: SignedDuration = SignedDuration::from_hours(24);
 
 /// `type` of a report among the outcomes. Whoever reads outcomes passes it over.
 pub(super) const REPORT: &str = "report";
@@ -81,13 +84,34 @@ impl Broker {
         if !self.inner.archived {
             return Ok(None);
         }
-        let mut newest = None;
+        let (mut newest, mut are_there_others) = (None, false);
         last_chunk(self, &self.names().archive(), |delivery| {
             if let Ok((content, _)) = wire::read(&delivery.properties, &delivery.data) {
-                newest = newest.max(Some(content.received_at));
+                match content.put_back_at {
+                    None => newest = newest.max(Some(content.received_at)),
+                    Some(_) => are_there_others = true,
+                }
             }
         })
         .await?;
+        if newest.is_some() || !are_there_others {
+            return Ok(newest);
+        }
+        // The last that was archived are events that a person put in, so it is looked further back.
+        let day_ago = Timestamp::now()
+            .saturating_sub(DAY)
+            .unwrap_or(Timestamp::MIN);
+        for since in [day_ago, Timestamp::MIN] {
+            let mut archived = ArchiveRead::new(self.clone(), since);
+            while let Some(event) = archived.next().await? {
+                if event.put_back_at.is_none() {
+                    newest = newest.max(Some(event.received_at));
+                }
+            }
+            if newest.is_some() {
+                break;
+            }
+        }
         Ok(newest)
     }
 }

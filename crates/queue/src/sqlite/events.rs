@@ -30,12 +30,18 @@ impl Store {
             choice,
             begins,
             before: Some((until, i64::MAX)),
+            waiting: Waiting::default(),
         }
     }
 
     /// The events that have a job or are in a spool.
     pub(crate) async fn waiting_anywhere(&self) -> Result<HashSet<EventId>, StoreError> {
-        self.list(waiting).await
+        self.list(|connection| {
+            let mut waiting = Waiting::default();
+            waiting.read_on(connection)?;
+            Ok(waiting.ids)
+        })
+        .await
     }
 
     /// What is kept of the events so named.
@@ -57,6 +63,45 @@ pub(crate) struct EventPages {
     begins: i64,
     /// What is older than this: time of receipt and row. `None`: nothing is.
     before: Option<(i64, i64)>,
+    waiting: Waiting,
+}
+
+/// What has a job, or waits in a spool for the broker. For each page only what has been added is read:
+/// all of it, once a page, would be the square of a long queue. What has come to an end since it was
+/// read has outcomes that say so.
+#[derive(Debug, Default)]
+struct Waiting {
+    ids: HashSet<EventId>,
+    /// The last rows that were read.
+    last_job: i64,
+    last_spooled: i64,
+}
+
+impl Waiting {
+    fn read_on(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let sql = "SELECT seq, id FROM jobs WHERE seq > ?1 ORDER BY seq";
+        self.last_job = self.read_table(connection, sql, self.last_job)?;
+        if is_spool(connection)? {
+            let sql = "SELECT seq, id FROM spooled WHERE seq > ?1 ORDER BY seq";
+            self.last_spooled = self.read_table(connection, sql, self.last_spooled)?;
+        }
+        Ok(())
+    }
+
+    fn read_table(
+        &mut self,
+        connection: &Connection,
+        sql: &str,
+        mut last: i64,
+    ) -> rusqlite::Result<i64> {
+        let mut statement = connection.prepare_cached(sql)?;
+        let mut rows = statement.query([last])?;
+        while let Some(row) = rows.next()? {
+            last = row.get(0)?;
+            self.ids.extend(event_id(row, 1)?);
+        }
+        Ok(last)
+    }
 }
 
 impl EventPages {
@@ -65,14 +110,17 @@ impl EventPages {
             return Ok(None);
         };
         let (choice, begins) = (self.choice.clone(), self.begins);
-        let (page, before) = self
+        let mut waiting = std::mem::take(&mut self.waiting);
+        let (page, before, waiting) = self
             .store
             .list(move |connection| {
                 let transaction = connection.unchecked_transaction()?;
-                page(&transaction, &choice, begins, before)
+                let (page, before) = page(&transaction, &choice, begins, before, &mut waiting)?;
+                Ok((page, before, waiting))
             })
             .await?;
         self.before = before;
+        self.waiting = waiting;
         Ok(Some(page))
     }
 }
@@ -83,6 +131,7 @@ fn page(
     choice: &Choice,
     begins: i64,
     before: (i64, i64),
+    waiting: &mut Waiting,
 ) -> rusqlite::Result<(Page, Option<(i64, i64)>)> {
     let mut page = Page {
         events: Vec::new(),
@@ -119,7 +168,9 @@ fn page(
         archived.outcomes = outcomes(connection, archived.event.id)?;
     }
     if !page.events.is_empty() {
-        page.waits = Waits::These(waiting(connection)?);
+        waiting.read_on(connection)?;
+        let ids = page.events.iter().map(|archived| archived.event.id);
+        page.waits = Waits::These(ids.filter(|id| waiting.ids.contains(id)).collect());
     }
     Ok((page, last))
 }
@@ -142,7 +193,7 @@ fn may_be_chosen(choice: &Choice, row: &Row<'_>) -> rusqlite::Result<bool> {
 
 /// What became of an event, in the order in which it was written. A line of a newer release that this
 /// one cannot read says nothing to it.
-fn outcomes(connection: &Connection, id: EventId) -> rusqlite::Result<Vec<Outcome>> {
+pub(super) fn outcomes(connection: &Connection, id: EventId) -> rusqlite::Result<Vec<Outcome>> {
     let mut statement =
         connection.prepare_cached("SELECT outcome FROM outcomes WHERE id = ?1 ORDER BY seq")?;
     let mut rows = statement.query([id.to_string()])?;
@@ -158,23 +209,14 @@ fn read_outcome(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Outcome
     Ok(line.and_then(|line| serde_json::from_slice(line).ok()))
 }
 
-/// What has a job, or waits in a spool for the broker.
-fn waiting(connection: &Connection) -> rusqlite::Result<HashSet<EventId>> {
-    let mut waiting = ids(connection, "SELECT id FROM jobs", [])?;
-    if is_spool(connection)? {
-        waiting.extend(ids(connection, "SELECT id FROM spooled", [])?);
-    }
-    Ok(waiting)
-}
-
 fn is_spool(connection: &Connection) -> rusqlite::Result<bool> {
     connection
         .prepare_cached("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1")?
         .exists([spool::TABLE])
 }
 
-/// The ids of events that a statement finds; what is no id of ours is no event.
-fn ids(
+/// The ids of events that a statement finds.
+pub(super) fn ids(
     connection: &Connection,
     sql: &str,
     parameters: impl rusqlite::Params,
@@ -183,10 +225,15 @@ fn ids(
     let mut rows = statement.query(parameters)?;
     let mut ids = HashSet::new();
     while let Some(row) = rows.next()? {
-        let id = row.get_ref(0)?.as_str_or_null().ok().flatten();
-        ids.extend(id.and_then(|id| id.parse::<EventId>().ok()));
+        ids.extend(event_id(row, 0)?);
     }
     Ok(ids)
+}
+
+/// What is no id of ours is no event.
+fn event_id(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<EventId>> {
+    let id = row.get_ref(column)?.as_str_or_null().ok().flatten();
+    Ok(id.and_then(|id| id.parse().ok()))
 }
 
 fn find(connection: &Connection, whom: &Whom) -> rusqlite::Result<Found> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use rusqlite::{Row, params};
+use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::claims::{self, ASK};
 use super::{Store, StoreError};
@@ -96,9 +96,14 @@ impl Store {
 
     pub(crate) async fn last_event(&self) -> Result<Option<Timestamp>, StoreError> {
         self.read(|connection| {
-            connection
-                .prepare_cached("SELECT max(received_at) FROM archive")?
-                .query_row([], |row| Ok(time(row.get(0)?)))
+            let last = connection
+                .prepare_cached(
+                    "SELECT received_at FROM archive INDEXED BY archive_received
+                     WHERE put_back_at IS NULL ORDER BY received_at DESC LIMIT 1",
+                )?
+                .query_row([], |row| row.get(0))
+                .optional()?;
+            Ok(time(last))
         })
         .await
     }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::message::Message;
 use crate::commands::dead::{on_queue, settings};
 use crate::commands::{Call, Order};
-use crate::progress::Looking;
+use crate::progress::{Looking, Through};
 use crate::settings::read::Mistakes;
 use crate::{choice, command_line, output, screen, words};
 
@@ -70,12 +70,14 @@ struct Errand {
     limit: Option<u64>,
     /// Nobody said how many are wanted.
     is_usual_limit: bool,
+    is_archived: bool,
     json: bool,
 }
 
 pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
     let settings = settings(call)?;
-    let errand = Errand::of(&call.flags, Timestamp::now());
+    let is_archived = !settings.queue.archive_keep.is_zero();
+    let errand = Errand::of(&call.flags, is_archived, Timestamp::now());
     let work = on_queue(settings.queue, async move |queue| errand.run(queue).await);
     Ok(Order {
         logging: settings.logging,
@@ -84,7 +86,7 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
 }
 
 impl Errand {
-    fn of(flags: &ArgMatches, now: Timestamp) -> Self {
+    fn of(flags: &ArgMatches, is_archived: bool, now: Timestamp) -> Self {
         let json = flags.get_flag("json");
         let wanted = choice::limit(flags);
         let is_usual_limit = wanted.is_none() && !flags.get_flag("all") && !json;
@@ -92,6 +94,7 @@ impl Errand {
             choice: choice::of(flags, now),
             limit: wanted.or(is_usual_limit.then_some(USUAL_LIMIT)),
             is_usual_limit,
+            is_archived,
             json,
         }
     }
@@ -102,7 +105,7 @@ impl Errand {
         // One more tells whether there are more.
         let asked_for = self.limit.map(|limit| limit.saturating_add(1));
         let mut events = queue.events(self.choice, asked_for);
-        let mut looking = Looking::through(events.counter());
+        let mut looking = Looking::through(Through::Events(events.looked_through()));
         let mut count = 0;
         let mut are_more = false;
         loop {
@@ -123,7 +126,11 @@ impl Errand {
         }
         drop(looking);
         out.flush()?;
-        if count == 0 {
+        if count == 0 && !self.is_archived {
+            words::tell(
+                "There is no archive (CHICKWORK_ARCHIVE_KEEP is 0), so it is not kept what was received. Dead letters: chickwork dead list.",
+            );
+        } else if count == 0 {
             words::tell(
                 "Nothing was received that is still kept, or these flags choose none of it.",
             );
@@ -133,10 +140,11 @@ impl Errand {
             } else {
                 "a higher --limit lists more of them"
             };
-            let these = words::count(count, "event");
-            words::tell(format_args!(
-                "These are the newest {these}. There are older ones: {how}."
-            ));
+            let this = match count {
+                1 => "This is the newest event".to_owned(),
+                many => format!("These are the newest {many} events"),
+            };
+            words::tell(format_args!("{this}. There are older ones: {how}."));
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -188,11 +196,13 @@ impl<'a> Row<'a> {
     }
 }
 
-/// A column for people, and how wide it is.
+/// A column for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Column {
     Id,
     Received,
+    /// The same without the year.
+    ReceivedLately,
     State,
     Room,
     Sender,
@@ -200,7 +210,7 @@ enum Column {
 }
 
 impl Column {
-    /// In their order; those at the end are given up first where there is no room.
+    /// In their order.
     const ALL: [Self; 6] = [
         Self::Id,
         Self::Received,
@@ -214,6 +224,7 @@ impl Column {
         match self {
             Self::Id => "ID",
             Self::Received => "RECEIVED",
+            Self::ReceivedLately => "RECEIVED (UTC)",
             Self::State => "STATE",
             Self::Room => "ROOM",
             Self::Sender => "SENDER",
@@ -224,8 +235,10 @@ impl Column {
     fn width(self) -> usize {
         match self {
             Self::Id => 36,
-            // These three fill the 80 columns of a small terminal.
-            Self::Received | Self::State => 20,
+            Self::Received => 20,
+            Self::ReceivedLately => 14,
+            // Room for the states and reasons; of errors, for their beginnings.
+            Self::State => 24,
             Self::Room => 10,
             Self::Sender => 9,
             Self::Type => 15,
@@ -238,6 +251,7 @@ impl Column {
         match self {
             Self::Id => event.id.to_string(),
             Self::Received => words::time(event.received_at),
+            Self::ReceivedLately => event.received_at.strftime("%m-%d %H:%M:%S").to_string(),
             Self::State => match &listed.why {
                 Some(why) => format!("{}: {why}", listed.standing.as_str()),
                 None => listed.standing.as_str().to_owned(),
@@ -252,11 +266,12 @@ impl Column {
 /// A table that fits the terminal.
 #[derive(Debug)]
 struct Sheet {
-    columns: Vec<Column>,
+    /// Each with its width.
+    columns: Vec<(Column, usize)>,
     /// What is left for the text; `None`: it has a line of its own.
     text: Option<usize>,
-    /// Of the whole line.
-    width: usize,
+    /// Of the whole line; `None`: it may be as long as it is.
+    width: Option<usize>,
     has_headings: bool,
 }
 
@@ -264,6 +279,8 @@ struct Sheet {
 const GAP: usize = 2;
 /// A text with less room than this tells nothing.
 const LEAST_TEXT: usize = 24;
+/// Of an id, so much tells when it was received, to the minute.
+const LEAST_ID: usize = 8;
 /// How far a text on a line of its own is moved to the right.
 const INDENT: usize = 4;
 
@@ -273,16 +290,58 @@ impl Sheet {
         let taken = |columns: &[Column]| -> usize {
             columns.iter().map(|column| column.width() + GAP).sum()
         };
-        let mut columns = Column::ALL.to_vec();
-        let width = width.unwrap_or_else(|| taken(&columns) + LONGEST_TEXT);
-        while columns.len() > 3 && width < taken(&columns) + LEAST_TEXT {
-            columns.pop();
+        let fixed = |columns: &[Column]| {
+            let widths = columns.iter().map(|column| (*column, column.width()));
+            widths.collect::<Vec<_>>()
+        };
+        let Some(width) = width else {
+            return Self {
+                columns: fixed(&Column::ALL),
+                text: Some(LONGEST_TEXT),
+                width: None,
+                has_headings: false,
+            };
+        };
+        // What is least missed is given up first.
+        for columns in [
+            &Column::ALL[..],
+            &Column::ALL[..5],
+            &Column::ALL[..4],
+            &Column::ALL[..3],
+        ] {
+            if let Some(left) = width.checked_sub(taken(columns))
+                && left >= LEAST_TEXT
+            {
+                return Self {
+                    columns: fixed(columns),
+                    text: Some(left),
+                    width: Some(width),
+                    has_headings: false,
+                };
+            }
         }
-        let left = width.saturating_sub(taken(&columns));
+        // The text goes below, and the rest of the line is for the state, the last to be given up. The id
+        // tells the time as well, though not to people.
+        let narrow: [&[Column]; 3] = [
+            &[Column::Id, Column::Received],
+            &[Column::Id, Column::ReceivedLately],
+            &[Column::Id],
+        ];
+        let has_room = |columns: &&[Column]| width >= taken(columns) + Column::State.width();
+        let columns = narrow.into_iter().find(has_room);
+        let mut columns = fixed(columns.unwrap_or_default());
+        let left = width.saturating_sub(columns.iter().map(|(_, width)| width + GAP).sum());
+        if columns.is_empty() {
+            // An id that is cut off finds nothing, but is better than none to tell events apart.
+            let id = left.saturating_sub(Column::State.width() + GAP);
+            columns.extend((id >= LEAST_ID).then_some((Column::Id, id)));
+        }
+        let left = width.saturating_sub(columns.iter().map(|(_, width)| width + GAP).sum());
+        columns.push((Column::State, left));
         Self {
             columns,
-            text: (left >= LEAST_TEXT).then_some(left),
-            width,
+            text: None,
+            width: Some(width),
             has_headings: false,
         }
     }
@@ -291,7 +350,7 @@ impl Sheet {
         if !self.has_headings {
             self.has_headings = true;
             let headings = self.columns.iter();
-            let headings = headings.map(|column| (column.heading().to_owned(), column.width()));
+            let headings = headings.map(|(column, width)| (column.heading().to_owned(), *width));
             self.line(headings.collect(), "TEXT", out)?;
         }
         let message = Message::of(&listed.event);
@@ -306,7 +365,7 @@ impl Sheet {
             |message| message.said(),
         );
         let values = self.columns.iter();
-        let values = values.map(|column| (column.value(listed, sender), column.width()));
+        let values = values.map(|(column, width)| (column.value(listed, sender), *width));
         self.line(values.collect(), &said, out)
     }
 
@@ -318,18 +377,28 @@ impl Sheet {
     ) -> io::Result<()> {
         let mut line = String::new();
         for (value, width) in values {
-            line += &screen::fitted(&words::line(&value, usize::MAX), width);
+            let value = words::line(&value, usize::MAX);
+            // Into a file or another program everything goes whole.
+            let width = match self.width {
+                Some(_) => width,
+                None => width.max(screen::width(&value)),
+            };
+            line += &screen::fitted(&value, width);
             line += &" ".repeat(GAP);
         }
         let text = words::line(text, LONGEST_TEXT);
-        match self.text {
-            Some(columns) => {
+        match (self.text, self.width) {
+            (Some(columns), Some(_)) => {
                 line += &screen::cut(&text, columns);
                 writeln!(out, "{}", line.trim_end())
             }
-            None => {
-                writeln!(out, "{}", screen::cut(line.trim_end(), self.width))?;
-                let text = screen::cut(&text, self.width.saturating_sub(INDENT));
+            (_, None) => {
+                line += &text;
+                writeln!(out, "{}", line.trim_end())
+            }
+            (None, Some(width)) => {
+                writeln!(out, "{}", screen::cut(line.trim_end(), width))?;
+                let text = screen::cut(&text, width.saturating_sub(INDENT));
                 writeln!(out, "{:INDENT$}{text}", "")
             }
         }
@@ -375,6 +444,7 @@ pub(super) mod tests {
             why: Some("flood".to_owned()),
             reply_message_id: None,
             replay: 0,
+            open_round: None,
             last: Some("ignored"),
             last_at: Timestamp::from_second(1_790_000_002).ok(),
             letter: None,
@@ -395,6 +465,7 @@ pub(super) mod tests {
         let listed = listed(&long);
         for width in (40..200).map(Some).chain([None]) {
             let table = table(width, &listed);
+            assert!(table.contains("ignored: flood"), "{width:?}: {table}");
             for line in table.lines() {
                 assert!(
                     width.is_none_or(|width| screen::width(line) <= width),
@@ -403,7 +474,9 @@ pub(super) mod tests {
                 assert_eq!(line, line.trim_end());
             }
             assert!(!table.contains('\u{1b}'), "{table}");
-            assert!(table.contains("01a20caa-3f93-70fb-83f5-248e49a65e0a"));
+            let is_whole = table.contains("01a20caa-3f93-70fb-83f5-248e49a65e0a");
+            assert!(is_whole || width.is_some_and(|width| width < 62), "{table}");
+            assert!(table.contains("01a20caa"), "{table}");
             assert!(table.contains("chào"), "{table}");
         }
         assert_eq!(table(Some(80), &listed).lines().count(), 4);
@@ -418,6 +491,17 @@ pub(super) mod tests {
         ] {
             assert!(wide.contains(part), "{part} in {wide}");
         }
+    }
+
+    #[test]
+    fn why_is_told_whole_where_nothing_limits_it() {
+        let mut listed = listed("hi");
+        let why = "Chatwork answered 503 and a long text with what may be wrong";
+        listed.why = Some(why.to_owned());
+        assert!(table(None, &listed).contains(why));
+        let narrow = table(Some(80), &listed);
+        assert!(narrow.contains("ignored: Chatwork answ"), "{narrow}");
+        assert!(narrow.contains("09-21 14:13:21"), "{narrow}");
     }
 
     #[test]
@@ -441,7 +525,7 @@ pub(super) mod tests {
     fn people_get_the_newest_and_programs_all_of_them() {
         let errand = |flags: &[&str]| {
             let matches = command().no_binary_name(true).try_get_matches_from(flags);
-            matches.map(|matches| Errand::of(&matches, Timestamp::UNIX_EPOCH))
+            matches.map(|matches| Errand::of(&matches, true, Timestamp::UNIX_EPOCH))
         };
         for (flags, limit) in [
             (&[][..], Some(50)),

@@ -2,16 +2,14 @@
 
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use chickwork_chatwork::id::{AccountId, MessageId, RoomId};
 use chickwork_queue::event::{BotName, EventId};
-use chickwork_queue::events::{Standing, Story};
-use chickwork_queue::outcome::{Outcome, What};
+use chickwork_queue::events::{Reach, Standing, Story};
+use chickwork_queue::outcome::{Outcome, Reason, What};
 use chickwork_queue::{Queue, QueueError, Settings};
-use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Command};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::message::Message;
@@ -20,25 +18,33 @@ use super::whom::Named;
 use crate::commands::dead::{on_queue, settings};
 use crate::commands::{Call, Order};
 use crate::filter::bot;
-use crate::progress::Looking;
+use crate::progress::{Looking, Through};
 use crate::settings::read::Mistakes;
 use crate::{command_line, output, telling, words};
 
 /// A text of a message is shown up to this length, in characters.
 const LONGEST_TEXT: usize = 4096;
+/// Chatwork's clock may be ahead of the workers', by so much.
+const CLOCKS: SignedDuration = SignedDuration::from_hours(1);
+/// Numbers of more digits than this are no rooms.
+const LONGEST_ROOM: usize = 12;
 /// Where the words of a step begin.
 const STEP_INDENT: usize = 41;
 
 const NOTES: &str = "\
 WHAT is an event's id, a message's id, a room's and a message's id (as two words or as
 ROOM-MESSAGE), a link to a message (in quotes, as shells have their own idea of #! and !),
-or a reply tag. Several events may be about one message: all of them are shown. The story
-is told with the durations between its steps, and shows what was asked, answered and said.
-Looking changes nothing. Exits 1 when nothing is known of it.
+or a reply tag. Of a reply of the bot's, the message that it answers is shown. Several events
+may be about one message: all of them are shown. The story is told with the durations between
+its steps, and shows what was asked, answered and said. Looking changes nothing. Exits 1 when
+nothing is known of it.
+
+A broker is read to the end unless the event was answered, as nothing comes after that but
+another answer that a person asks for. Then the last line says up to when it was read.
 
 JSON has one object a line for each event: id, bot, type, room_id, message_id, sender, text,
-received_at, state, why, reply_message_id, replay, outcomes (as in the outcomes stream), and
-letter (its dead letter as in `dead list --json`, or null).
+received_at, state, why, reply_message_id, replay, outcomes (as in the outcomes stream),
+letter (its dead letter as in `dead list --json`, or null), and read_until (null: to the end).
 
 Examples:
   chickwork events show 01a20caa-3f93-70fb-83f5-248e49a65e0a
@@ -65,6 +71,12 @@ pub(super) fn command() -> Command {
             .help("Only what this bot has to do with the message"),
     )
     .arg(
+        Arg::new("to-the-end")
+            .long("to-the-end")
+            .action(ArgAction::SetTrue)
+            .help("Reads everything that a broker was told since, however much that is"),
+    )
+    .arg(
         Arg::new("json")
             .long("json")
             .action(ArgAction::SetTrue)
@@ -78,16 +90,21 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
     let words = call.flags.get_many::<String>("what").into_iter().flatten();
     let words: Vec<&str> = words.map(String::as_str).collect();
     let named = Named::of(&words).unwrap_or_else(|error| {
-        let error = format!("'{}' {error}", words.join(" "));
-        command().error(ErrorKind::ValueValidation, error).exit()
+        let says = format!("'{}' {error}", words.join(" "));
+        command_line::wrong_usage(&call.command, says)
     });
     let bot: Option<BotName> = call.flags.get_one("bot").cloned();
     let json = call.flags.get_flag("json");
+    let reach = if call.flags.get_flag("to-the-end") {
+        Reach::End
+    } else {
+        Reach::Answered
+    };
     let kept = Kept::of(&settings.queue);
     let work = on_queue(settings.queue, async move |queue| {
-        let whom = named.clone().whom(bot);
-        let mut looking = Looking::through(Arc::default());
-        let stories = looking.wait(queue.stories(&whom), || Ok(())).await??;
+        let mut looking = Looking::through(Through::Uncounted);
+        let finding = find(queue, named, bot, reach);
+        let (stories, named, reply) = looking.wait(finding, || Ok(())).await??;
         drop(looking);
         if stories.is_empty() {
             return Err(nothing(queue, &named, &kept).await);
@@ -98,7 +115,17 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
                 output::json(&Shown::of(story), &mut out)?;
             }
         } else {
-            tell(&stories, &named, Timestamp::now(), &mut out)?;
+            if let Some(reply) = reply {
+                writeln!(out, "Message {reply} is the bot's reply to {named}.")?;
+                writeln!(out)?;
+            }
+            let view = View {
+                now: Timestamp::now(),
+                is_archived: !kept.events.is_zero(),
+                // Nothing else is refused.
+                is_spool: queue.refuse_spool().await.is_err(),
+            };
+            tell(&stories, &named, &view, &mut out)?;
         }
         out.flush()?;
         Ok(ExitCode::SUCCESS)
@@ -107,6 +134,74 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
         logging: settings.logging,
         work: Box::pin(work),
     })
+}
+
+/// From where and when it is looked.
+#[derive(Debug)]
+struct View {
+    now: Timestamp,
+    is_archived: bool,
+    is_spool: bool,
+}
+
+/// What is known of it; of a reply of the bot's, what is known of the message that it answers, and that
+/// it is one.
+async fn find(
+    queue: &Queue,
+    named: Named,
+    bot: Option<BotName>,
+    reach: Reach,
+) -> Result<(Vec<Story>, Named, Option<MessageId>), QueueError> {
+    let stories = queue
+        .stories(&named.clone().whom(bot.clone()), reach)
+        .await?;
+    // A webhook may have told of the bot's own words as well.
+    let is_own = |story: &Story| story.why.as_deref() == Some(Reason::OWN);
+    if let Named::Message(room, message) = &named
+        && stories.iter().all(is_own)
+        && let Some(answered) = answered_by(queue, *room, message, bot.as_ref()).await?
+    {
+        let of_answered = queue.stories(&answered.clone().whom(bot), reach).await?;
+        if !of_answered.is_empty() {
+            let reply = message.clone();
+            return Ok((of_answered, answered, Some(reply)));
+        }
+    }
+    Ok((stories, named, None))
+}
+
+/// The message to which this one is the bot's reply, as the outcomes since it was sent tell.
+async fn answered_by(
+    queue: &Queue,
+    room: Option<RoomId>,
+    message: &MessageId,
+    bot: Option<&BotName>,
+) -> Result<Option<Named>, QueueError> {
+    let sent_at = message.seems_sent_at();
+    let since = sent_at
+        .and_then(|at| Timestamp::from_millisecond(at).ok())
+        .and_then(|at| at.checked_sub(CLOCKS).ok())
+        .filter(|at| *at < Timestamp::now())
+        .unwrap_or(Timestamp::MIN);
+    let mut outcomes = queue.outcomes().read(since);
+    while let Some(outcome) = outcomes.next().await? {
+        if let What::Posted {
+            reply_message_id: Some(reply),
+            ..
+        }
+        | What::Looked {
+            reply_message_id: Some(reply),
+            ..
+        } = &outcome.what
+            && reply == message
+            && room.is_none_or(|room| outcome.room_id == Some(room))
+            && bot.is_none_or(|bot| outcome.bot == *bot)
+            && let Some(answered) = outcome.message_id
+        {
+            return Ok(Some(Named::Message(outcome.room_id, answered)));
+        }
+    }
+    Ok(None)
 }
 
 /// How long what is kept.
@@ -143,11 +238,20 @@ async fn nothing(queue: &Queue, named: &Named, kept: &Kept) -> anyhow::Error {
     let outcomes = words::length(kept.outcomes);
     let place = queue.describe();
     let hint = match named {
-        Named::Event(_) => "Is it the right queue (--queue, --namespace)?",
+        Named::Event(_) => "Is it the right queue (--queue, --namespace)?".to_owned(),
+        Named::Message(None, number)
+            if number.as_str().len() <= LONGEST_ROOM
+                && number.as_str().bytes().all(|byte| byte.is_ascii_digit()) =>
+        {
+            format!(
+                "That is a short number for a message. If it is a room: chickwork events list --room {number}"
+            )
+        }
         Named::Message(..) => {
             "Either no webhook about it was taken, or this is not its queue (--queue, --namespace). \
              An ingress may have it in its spool (--queue sqlite:spool.db). \
              `chickwork recover` finds mentions that no webhook told of."
+                .to_owned()
         }
     };
     anyhow::anyhow!(
@@ -178,6 +282,8 @@ struct Shown<'a> {
     replay: u32,
     outcomes: &'a [Outcome],
     letter: Option<&'a chickwork_queue::dead::DeadLetter>,
+    /// Up to when its outcomes were read without a gap; `None`: to the end.
+    read_until: Option<Timestamp>,
 }
 
 impl<'a> Shown<'a> {
@@ -199,6 +305,7 @@ impl<'a> Shown<'a> {
             replay: story.replay,
             outcomes: &story.outcomes,
             letter: story.letter.as_ref(),
+            read_until: story.read_until,
         }
     }
 }
@@ -248,7 +355,7 @@ impl<'a> About<'a> {
     }
 }
 
-fn tell(stories: &[Story], named: &Named, now: Timestamp, out: &mut impl Write) -> io::Result<()> {
+fn tell(stories: &[Story], named: &Named, view: &View, out: &mut impl Write) -> io::Result<()> {
     if stories.len() > 1 {
         let count = words::count(stories.len() as u64, "event");
         writeln!(out, "{count} came in about {named}, oldest first.")?;
@@ -258,13 +365,13 @@ fn tell(stories: &[Story], named: &Named, now: Timestamp, out: &mut impl Write) 
         if number > 0 {
             writeln!(out)?;
         }
-        one(story, now, out)?;
+        one(story, view, out)?;
     }
     Ok(())
 }
 
-fn one(story: &Story, now: Timestamp, out: &mut impl Write) -> io::Result<()> {
-    let verdict = verdict(story, now);
+fn one(story: &Story, view: &View, out: &mut impl Write) -> io::Result<()> {
+    let verdict = verdict(story, view.is_spool, view.now);
     writeln!(out, "{}", words::line(&verdict.answer, usize::MAX))?;
     for because in &verdict.because {
         writeln!(out, "{because}")?;
@@ -273,13 +380,22 @@ fn one(story: &Story, now: Timestamp, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "  {next}")?;
     }
     writeln!(out)?;
-    head(story, now, out)?;
+    head(story, view, out)?;
     writeln!(out)?;
-    steps(story, out)
+    steps(story, out)?;
+    if let Some(until) = story.read_until {
+        writeln!(out)?;
+        writeln!(
+            out,
+            "Read until {}, and on from what people are known to have done: --to-the-end reads everything.",
+            words::time(until)
+        )?;
+    }
+    Ok(())
 }
 
 /// What it is about.
-fn head(story: &Story, now: Timestamp, out: &mut impl Write) -> io::Result<()> {
+fn head(story: &Story, view: &View, out: &mut impl Write) -> io::Result<()> {
     let mut line = |name: &str, value: &str| writeln!(out, "{name:<10}{value}");
     let about = About::of(story);
     line("event", &story.id.to_string())?;
@@ -297,7 +413,7 @@ fn head(story: &Story, now: Timestamp, out: &mut impl Write) -> io::Result<()> {
     if let Some(sender) = about.sender {
         line("sender", &sender.to_string())?;
     }
-    let time = |at| format!("{} ({})", words::time(at), words::ago(at, now));
+    let time = |at| format!("{} ({})", words::time(at), words::ago(at, view.now));
     let message = story.event.as_ref().and_then(Message::of);
     if let Some(sent_at) = message.as_ref().and_then(|message| message.sent_at) {
         line("sent", &time(sent_at))?;
@@ -323,6 +439,11 @@ fn head(story: &Story, now: Timestamp, out: &mut impl Write) -> io::Result<()> {
             let size = words::size(event.body.len() as u64);
             writeln!(out, "{:<10}{size} that are no message", "holds")
         }
+        (None, None) if !view.is_archived => writeln!(
+            out,
+            "{:<10}There is no archive (CHICKWORK_ARCHIVE_KEEP is 0), so only what became of it is known.",
+            ""
+        ),
         (None, None) => writeln!(
             out,
             "{:<10}The event itself is not kept any more, only what became of it.",
@@ -367,7 +488,7 @@ fn steps(story: &Story, out: &mut impl Write) -> io::Result<()> {
         match &outcome.what {
             What::Intent { .. } => in_doubt = true,
             What::NotPosted { .. } | What::Posted { .. } => in_doubt = false,
-            What::Looked { result, .. } if result == "absent" => in_doubt = false,
+            What::Looked { result, .. } if result == What::ABSENT => in_doubt = false,
             _ => {}
         }
         before = Some(outcome.at);
@@ -444,7 +565,41 @@ fn details(what: &What, out: &mut impl Write) -> io::Result<()> {
             }
             Ok(())
         }
+        // `events purge` leaves no more of it.
+        What::ReplyStored { text } if text.is_empty() => detail("reply", "(forgotten)"),
         What::ReplyStored { text } => detail("reply", text),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chickwork_queue::events::Listed;
+
+    use super::*;
+    use crate::commands::events::list::tests::listed;
+
+    #[test]
+    fn the_fields_in_json_are_a_contract() {
+        let Listed { event, .. } = listed("[To:7]chào");
+        let outcome = r#"{"v":1,"at":"2026-09-21T14:13:22Z","id":"01a20caa-3f93-70fb-83f5-248e49a65e0a","bot":"bot","room_id":446240519,"message_id":"1795508813713968449","what":"ignored","reason":"flood"}"#;
+        let story = Story {
+            id: event.id,
+            event: Some(event),
+            outcomes: vec![serde_json::from_str(outcome).expect("an outcome")],
+            letter: None,
+            standing: Standing::Ignored,
+            why: Some("flood".to_owned()),
+            reply_message_id: None,
+            replay: 0,
+            open_round: None,
+            read_until: None,
+        };
+        let shown = serde_json::to_string(&Shown::of(&story)).expect("JSON");
+        let head = r#"{"id":"01a20caa-3f93-70fb-83f5-248e49a65e0a","bot":"bot","type":"mention_to_me","room_id":446240519,"message_id":"1795508813713968449","sender":1484814,"text":"[To:7]chào","received_at":"2026-09-21T14:13:21Z","state":"ignored","why":"flood","reply_message_id":null,"replay":0,"outcomes":["#;
+        assert_eq!(
+            shown,
+            format!(r#"{head}{outcome}],"letter":null,"read_until":null}}"#)
+        );
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chickwork_chatwork::id::MessageId;
 use chickwork_queue::events::{Standing, Story};
 use chickwork_queue::job::{Cause, Step};
-use chickwork_queue::outcome::What;
+use chickwork_queue::outcome::{Reason, What};
 use jiff::Timestamp;
 
 use crate::commands::dead::cause;
@@ -23,9 +23,10 @@ pub(super) struct Verdict {
     pub(super) next: Vec<String>,
 }
 
-/// What the story comes to, at this time.
-pub(super) fn verdict(story: &Story, now: Timestamp) -> Verdict {
+/// What the story comes to, at this time. A spool knows of nothing but what waits in it.
+pub(super) fn verdict(story: &Story, is_in_spool: bool, now: Timestamp) -> Verdict {
     match story.standing {
+        Standing::Waiting if is_in_spool => in_spool(),
         Standing::Answered => answered(story),
         Standing::Waiting => waiting(story, now),
         Standing::Ignored => ignored(story),
@@ -124,6 +125,17 @@ fn waiting(story: &Story, now: Timestamp) -> Verdict {
     }
 }
 
+fn in_spool() -> Verdict {
+    Verdict {
+        answer: "No reply yet: it waits in this spool until the broker takes it.".to_owned(),
+        because: vec![
+            "Its ingress brings it there by itself, as long as it runs; then a worker takes it up."
+                .to_owned(),
+        ],
+        next: vec!["chickwork status   is the broker there, and the ingress?".to_owned()],
+    }
+}
+
 const STATUS: &str = "chickwork status                 are workers at work, is anything paused?";
 
 /// What an event without an end is doing, by the last that was heard of it.
@@ -165,7 +177,11 @@ fn where_it_is(story: &Story, now: Timestamp) -> String {
             "a person put it back {} ({reason}), and it waits for a worker.",
             words::ago(last.at, now)
         ),
-        What::Asked { .. } | What::Ignored { .. } => {
+        What::Ignored { reason } => format!(
+            "it was ignored ({}) after a person had asked for another answer, and that is still owed.",
+            words::sentence(reason)
+        ),
+        What::Asked { .. } => {
             "SimSimi was asked, and what follows from its answer is under way.".to_owned()
         }
         What::ReplyStored { .. } => {
@@ -192,7 +208,7 @@ fn is_in_doubt(story: &Story) -> bool {
         match &outcome.what {
             What::Intent { .. } => in_doubt = true,
             What::NotPosted { .. } | What::Posted { .. } => in_doubt = false,
-            What::Looked { result, .. } if result == "absent" => in_doubt = false,
+            What::Looked { result, .. } if result == What::ABSENT => in_doubt = false,
             _ => {}
         }
     }
@@ -202,34 +218,34 @@ fn is_in_doubt(story: &Story) -> bool {
 fn ignored(story: &Story) -> Verdict {
     let reason = story.why.as_deref().unwrap_or_default();
     let (answer, next) = match reason {
-        "own" => ("the bot wrote that message itself.", None),
-        "ignored_account" => (
+        Reason::OWN => ("the bot wrote that message itself.", None),
+        Reason::IGNORED_ACCOUNT => (
             "whoever wrote it is never answered (CHICKWORK_IGNORE_ACCOUNTS).",
             None,
         ),
-        "system_text" => (
+        Reason::SYSTEM_TEXT => (
             "nobody said anything: Chatwork reports an upload, a task or a new member.",
             None,
         ),
-        "not_addressed" => (
+        Reason::NOT_ADDRESSED => (
             "the message does not address the bot: no To and no reply names it, or only within a quotation, or it is for everybody ([toall]).",
             None,
         ),
-        "duplicate" => (
+        Reason::DUPLICATE => (
             "another event about the same message was answered.",
             message(story).map(|message| {
                 format!("chickwork events show {message}   all events about the message")
             }),
         ),
-        "room_closed" => (
+        Reason::ROOM_CLOSED => (
             "Chatwork had said lately that the bot may not post in this room. Let it be a member with the right to write there.",
             Some(replay(story, "once it may")),
         ),
-        "flood" => (
+        Reason::FLOOD => (
             "whoever wrote it had asked more than is answered in so short a time (CHICKWORK_SENDER_LIMIT).",
             Some(replay(story, "answers it after all")),
         ),
-        "nothing_to_say" => (
+        Reason::NOTHING_TO_SAY => (
             "there was nothing to answer with, and the bot has no line for that (CHICKWORK_FALLBACK is empty).",
             None,
         ),
@@ -416,6 +432,8 @@ mod tests {
             why: why.map(str::to_owned),
             reply_message_id: None,
             replay: 0,
+            open_round: None,
+            read_until: None,
         }
     }
 
@@ -446,7 +464,7 @@ mod tests {
             answer,
             because,
             next,
-        } = verdict(story, at(NOW));
+        } = verdict(story, false, at(NOW));
         [vec![answer], because, next].concat().join("\n")
     }
 
@@ -525,6 +543,15 @@ mod tests {
                 assert!(told.contains(part), "{part} in {told}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_in_a_spool_waits_for_the_broker() {
+        let waits = story(Standing::Waiting, None, &[]);
+        let verdict = verdict(&waits, true, at(NOW));
+        assert!(verdict.answer.contains("in this spool"), "{verdict:?}");
+        let told = [verdict.because, verdict.next].concat().join(" ");
+        assert!(told.contains("chickwork status "), "{told}");
     }
 
     #[test]

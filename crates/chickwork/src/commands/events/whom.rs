@@ -9,7 +9,7 @@ use chickwork_queue::events::Whom;
 
 /// What was named.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Named {
+pub(crate) enum Named {
     /// An event.
     Event(EventId),
     /// A message, and its room where that was said.
@@ -18,7 +18,7 @@ pub(super) enum Named {
 
 impl Named {
     /// Understands one word, or two: room and message. An error is written to follow what was given.
-    pub(super) fn of(words: &[&str]) -> Result<Self, String> {
+    pub(crate) fn of(words: &[&str]) -> Result<Self, String> {
         match words {
             [one] => Self::in_one_word(one.trim()),
             [room, message] => pair(room.trim(), message.trim())
@@ -41,9 +41,16 @@ impl Named {
             let to = to.split([']', ' ']).next().unwrap_or(to);
             return joined(to).ok_or_else(|| "names no room and message".to_owned());
         }
-        let plain = word.strip_prefix("rid").unwrap_or(word);
-        if let Some(named) = joined(plain) {
+        if let Some(pair) = word.strip_prefix("rid") {
+            return in_link(pair);
+        }
+        if let Some(named) = joined(word) {
             return Ok(named);
+        }
+        if is_beginning_of_an_id(word) {
+            return Err(format!(
+                "{BEGINNING}, which has {ID_LENGTH} characters and is needed whole"
+            ));
         }
         MessageId::new(word)
             .map(|message| Self::Message(None, message))
@@ -70,6 +77,21 @@ impl fmt::Display for Named {
 }
 
 const NOT_UNDERSTOOD: &str = "is neither an event's id (01a20caa-3f93-70fb-83f5-248e49a65e0a), a message's id (1795508813713968449), ROOM-MESSAGE, nor the link of a message";
+
+/// How an error begins about less than an event's id.
+pub(crate) const BEGINNING: &str = "looks like the beginning of an event's id";
+/// An event's id has so many characters.
+const ID_LENGTH: usize = 36;
+/// In tables and logs ids are sometimes cut to so many, their first group.
+const CUT_IDS_HAVE: usize = 8;
+
+/// Ids of events begin with a zero for some thousand years yet; a message's id is a number, which never does.
+fn is_beginning_of_an_id(word: &str) -> bool {
+    let of_id = |c: char| c.is_ascii_hexdigit() || c == '-';
+    word.starts_with('0')
+        && (CUT_IDS_HAVE..ID_LENGTH).contains(&word.len())
+        && word.trim_end_matches('…').chars().all(of_id)
+}
 
 /// Behind `#!rid` of a link. What follows the message is of no interest.
 fn in_link(pair: &str) -> Result<Named, String> {
@@ -154,7 +176,10 @@ mod tests {
 
     #[test]
     fn what_names_nothing_is_told_with_a_hint() {
-        let table: [(&[&str], &str); 8] = [
+        let table: [(&[&str], &str); 11] = [
+            (&["01a22701"], "beginning of an event's id"),
+            (&["01a20caa-3f93-70fb…"], "beginning of an event's id"),
+            (&["rid446240519"], "--room 446240519"),
             (
                 &["https://www.chatwork.com/#!rid446240519"],
                 "--room 446240519",

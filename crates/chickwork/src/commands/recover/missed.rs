@@ -120,12 +120,18 @@ impl Search {
 }
 
 impl Mention {
+    /// Whether it is not any more as it was sent.
+    pub(super) fn is_edited(&self) -> bool {
+        self.written_at > self.sent_at
+    }
+
     pub(super) fn key(&self) -> Key {
         (self.message.room_id, self.message.message_id.clone())
     }
 
-    /// The event that its webhook would have become. Whoever has it queued wants it answered: so it
-    /// counts as put back in, is aged from now on, and is no flood.
+    /// The event that its webhook would have become. Whoever has it queued wants it answered: that a
+    /// person put it in is told by when, so it is aged from now on and is no flood. It has not been in the
+    /// queue before, so it was never put back.
     pub(super) fn event(&self, bot: &BotName, me: &Me, now: Timestamp) -> Event {
         let time = self.written_at.as_second();
         let body = self.message.as_mention_of(me.account, SETTING_ID, time);
@@ -137,7 +143,7 @@ impl Mention {
             message_id: Some(self.message.message_id.clone()),
             received_at: now,
             put_back_at: Some(now),
-            replay: 1,
+            replay: 0,
             again: None,
             body: Bytes::from(body),
         }
@@ -281,6 +287,7 @@ mod tests {
         assert_eq!(event.event_type, "mention_to_me");
         assert_eq!((event.room_id, event.message_id), (Some(ROOM), Some(id(5))));
         assert_eq!((event.received_at, event.put_back_at), (now, Some(now)));
+        assert_eq!(event.replay, 0);
         let webhook = Webhook::parse(&event.body).expect("as documented");
         assert_eq!(webhook.event_time, 150);
         let Happening::MentionToMe(mention) = &webhook.happening else {
