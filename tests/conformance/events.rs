@@ -8,10 +8,10 @@ use bytes::Bytes;
 use chickwork_chatwork::id::{AccountId, MessageId, RoomId};
 use chickwork_queue::dead::Verdict;
 use chickwork_queue::event::{BotName, Event, EventId};
-use chickwork_queue::events::{Choice, Listed, Standing, Story, Whom};
+use chickwork_queue::events::{Choice, Listed, Reach, Standing, Story, Whom};
 use chickwork_queue::job::{Attempt, Cause, Settled, Settlement, Step, Work};
 use chickwork_queue::outcome::What;
-use chickwork_queue::{Claim, Declare, Queue, Settings};
+use chickwork_queue::{Claim, Declare, Location, Queue, Settings};
 use chickwork_tests::stage::{
     Stage, an_event, dead_letters, next, outcome, put_back, retry, soon, take, within,
 };
@@ -47,7 +47,15 @@ fn ids(listed: &[Listed]) -> Vec<EventId> {
 }
 
 async fn stories(queue: &Queue, whom: &Whom) -> anyhow::Result<Vec<Story>> {
-    Ok(soon("the stories are told", queue.stories(whom)).await??)
+    let stories = soon("the stories are told", queue.stories(whom, Reach::Answered)).await??;
+    let whole = soon("all is read", queue.stories(whom, Reach::End)).await??;
+    ensure!(whole.iter().all(|story| story.read_until.is_none()));
+    let told = |stories: &[Story]| {
+        let told = stories.iter().map(|story| story.outcomes.clone());
+        told.collect::<Vec<_>>()
+    };
+    ensure!(told(&stories) == told(&whole), "{stories:?}, {whole:?}");
+    Ok(stories)
 }
 
 async fn story(queue: &Queue, id: EventId) -> anyhow::Result<Story> {
@@ -164,9 +172,10 @@ pub(crate) async fn events_are_listed_newest_first_and_no_more_than_asked_for(
 
     // What has a limit stops looking, and whoever waits is told how far it has got.
     let mut events = looking.events(Choice::default(), None);
-    ensure!(events.looked_through() == 0);
+    let looked_through = events.looked_through();
+    ensure!(looked_through.so_far() == 0);
     while events.next().await?.is_some() {}
-    ensure!(events.looked_through() == 40, "{}", events.looked_through());
+    ensure!(looked_through.so_far() == 40, "{looked_through:?}");
     Ok(())
 }
 
@@ -655,6 +664,65 @@ pub(crate) async fn what_a_person_did_about_an_event_much_later_is_told(
     Ok(())
 }
 
+pub(crate) async fn who_was_not_answered_has_a_story_to_the_end_whatever_the_log_has_lost(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    let (queue, looking) = (stage.queue().await?, looking(&stage).await?);
+    let mut asks = queue.claim_asks(ONE);
+    let mut events = Vec::new();
+    for (number, (settlement, what)) in (1..).zip([
+        (bury(), dead()),
+        (Settlement::Done, ignored()),
+        (Settlement::Done, posted("900")?),
+    ]) {
+        let event = received(number, SignedDuration::from_secs(90))?;
+        queue.publisher().publish(&event).await?;
+        end(next(&mut asks).await?, settlement, vec![what]).await?;
+        events.push(event);
+    }
+    asks.stop().await;
+    an_age_later(&queue).await?;
+    let [buried, ignored, answered] = &events[..] else {
+        bail!("there are three");
+    };
+    // Somebody puts two of them back, and nothing but the outcomes tells of it.
+    for event in [buried, ignored] {
+        let replayed = What::Replayed {
+            replay: 1,
+            reason: reason("a test said so"),
+            by: None,
+        };
+        for what in [replayed, posted("901")?] {
+            queue.outcomes().record(outcome(event.id, what));
+        }
+    }
+    queue.close(WRITTEN).await;
+    for event in [buried, ignored] {
+        let found = story(&looking, event.id).await?;
+        ensure!(
+            told(&found)[1..] == ["replayed", "posted"] && found.standing == Standing::Answered,
+            "{found:?}"
+        );
+    }
+    let choice = Choice {
+        ids: events.iter().map(|event| event.id).collect(),
+        ..Choice::default()
+    };
+    let listed = list(&looking, choice, None).await?;
+    let are_answered = |listed: &Listed| listed.standing == Standing::Answered;
+    ensure!(
+        listed.len() == 3 && listed.iter().all(are_answered),
+        "{listed:?}"
+    );
+    // Where it is not read to the end, that is told.
+    let is_file = matches!(stage.settings()?.location, Location::Sqlite(_));
+    let whom = Whom::Event(answered.id);
+    let short = soon("it is told", looking.stories(&whom, Reach::Answered)).await??;
+    let is_short = short[0].read_until.is_some();
+    ensure!(is_short != is_file, "{short:?}");
+    Ok(())
+}
+
 pub(crate) async fn the_stories_of_a_message_are_those_of_every_event_about_it(
     stage: Stage,
 ) -> anyhow::Result<()> {
@@ -669,7 +737,7 @@ pub(crate) async fn the_stories_of_a_message_are_those_of_every_event_about_it(
     };
     // An id that tells the time at which it was sent, and one that tells nothing.
     let sent = Timestamp::now() - SignedDuration::from_secs(61);
-    let millis = u64::try_from(sent.as_millisecond() - 1_276_473_600_000)?;
+    let millis = u64::try_from(sent.as_millisecond() - MessageId::SEEMS_TO_BEGIN)?;
     let timed = (millis << 22 | 5).to_string();
     for message in [timed.as_str(), "77", "abc"] {
         let events = [

@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use chickwork_chatwork::id::RoomId;
 use chickwork_queue::event::Event;
+use chickwork_queue::events::{Reach, Standing, Whom};
 use chickwork_queue::purge::Whose;
 use chickwork_queue::{Location, Queue, Settings};
-use chickwork_tests::stage::{Kind, Stage, an_event, soon};
+use chickwork_tests::stage::{Kind, SOON, Stage, an_event, soon};
 use jiff::Timestamp;
 use rusqlite::Connection;
 
@@ -147,7 +148,10 @@ fn of_lines_of_a_newer_release_the_words_are_forgotten_and_what_is_nobodys_is_co
         };
         let kept = queue.kept_of(&whose, || {}).await?;
         ensure!((kept.texts, kept.nobodys) == (2, 0), "{kept:?}");
-        let purged = queue.purge(&whose).await?.context("a file can")?;
+        let purged = queue
+            .purge(&whose, "asked for", SOON)
+            .await?
+            .context("a file can")?;
         ensure!(purged.texts == 2, "{purged:?}");
         ensure!(!bytes_of(&path, b"hush")?);
         for rest in [r#""sung""#, r#""ear""#, r#""own""#, "another's"] {
@@ -160,6 +164,98 @@ fn of_lines_of_a_newer_release_the_words_are_forgotten_and_what_is_nobodys_is_co
         tell(line(5, r#""what":"sung""#).replace("room_id", "room"))?;
         let kept = queue.kept_of(&whose, || {}).await?;
         ensure!((kept.texts, kept.nobodys) == (0, 2), "{kept:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn what_an_older_release_deleted_is_gone_from_the_files_bytes_after_a_purge() -> anyhow::Result<()>
+{
+    tell(Stage::new(Kind::Sqlite), async |stage: Stage| {
+        let Location::Sqlite(path) = stage.settings()?.location else {
+            anyhow::bail!("a file")
+        };
+        let queue = stage.queue().await?;
+        for number in 0..50 {
+            let event = Event {
+                body: format!("a secret, {number}, {}", "and more ".repeat(100)).into(),
+                ..an_event(number)
+            };
+            queue.publisher().archive(&event, "own").await?;
+        }
+        let older = Connection::open(&path)?;
+        older.pragma_update(None, "secure_delete", "OFF")?;
+        older.execute("DELETE FROM archive WHERE seq > 1", [])?;
+        older.execute("DELETE FROM archive", [])?;
+        ensure!(bytes_of(&path, b"a secret")?, "it is there, in free pages");
+        let whose = Whose {
+            room: RoomId(5),
+            message: None,
+            bot: None,
+        };
+        let hasty = queue.purge(&whose, "a test", Duration::ZERO).await?;
+        let hasty = hasty.context("a file can")?;
+        ensure!(
+            hasty.not_rewritten.is_some(),
+            "there was no time: {hasty:?}"
+        );
+        let purged = queue.purge(&whose, "a test", SOON).await?;
+        let purged = purged.context("a file can")?;
+        ensure!(
+            purged.not_rewritten.is_none() && purged.journal_emptied,
+            "{purged:?}"
+        );
+        ensure!(!bytes_of(&path, b"a secret")?);
+        // Whoever has had the file open goes on with it.
+        queue.publisher().publish(&an_event(60)).await?;
+        archived_are(&queue, 1).await?;
+        let jobs: i64 = older.query_row("SELECT count(*) FROM jobs", [], |row| row.get(0))?;
+        ensure!(jobs == 1);
+        Ok(())
+    })
+}
+
+#[test]
+fn what_has_come_to_no_end_is_counted_and_ended_when_it_is_purged() -> anyhow::Result<()> {
+    tell(Stage::new(Kind::Sqlite), async |stage: Stage| {
+        let Location::Sqlite(path) = stage.settings()?.location else {
+            anyhow::bail!("a file")
+        };
+        let queue = stage.queue().await?;
+        let (lost, waits, ignored) = (an_event(1), an_event(2), an_event(3));
+        queue.publisher().publish(&lost).await?;
+        queue.publisher().publish(&waits).await?;
+        queue.publisher().archive(&ignored, "own").await?;
+        let file = Connection::open(&path)?;
+        let id = lost.id.to_string();
+        file.execute("DELETE FROM jobs WHERE id = ?1", [id])?;
+        let whose = Whose {
+            room: lost.room_id.context("it has a room")?,
+            message: None,
+            bot: None,
+        };
+        let kept = queue.kept_of(&whose, || {}).await?;
+        ensure!(
+            (kept.events, kept.unexplained, kept.waiting) == (2, 1, Some(1)),
+            "{kept:?}"
+        );
+        let purged = queue.purge(&whose, "purged, says a test", SOON).await?;
+        let purged = purged.context("a file can")?;
+        ensure!((purged.events, purged.unexplained) == (2, 1), "{purged:?}");
+        for (event, standing, why) in [
+            (&lost, Standing::Dropped, Some("purged, says a test")),
+            (&waits, Standing::Waiting, None),
+            (&ignored, Standing::Ignored, Some("own")),
+        ] {
+            let stories = queue.stories(&Whom::Event(event.id), Reach::End).await?;
+            let [story] = &stories[..] else {
+                anyhow::bail!("one each: {stories:?}")
+            };
+            ensure!(
+                story.standing == standing && story.why.as_deref() == why,
+                "{story:?}"
+            );
+        }
         Ok(())
     })
 }

@@ -124,6 +124,7 @@ chickwork_tests::stories! {
         ],
         recover: [
             precisely_the_mentions_that_were_missed_are_found_and_answered_once,
+            a_mention_that_was_edited_in_is_missed_though_the_message_had_come_in,
             who_asked_for_it_is_no_flood,
             two_who_recover_at_once_have_each_mention_answered_once,
             what_is_too_old_is_left_unless_its_age_is_ignored,

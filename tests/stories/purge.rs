@@ -117,6 +117,10 @@ pub(super) async fn what_is_kept_of_a_room_is_forgotten_or_said_to_remain(
             // The words of each are in what was asked and in the reply.
             assert_eq!(numbers(&report, &DONE), [Some(2), Some(4), Some(1)]);
             assert_eq!(numbers(&report, &REMAINING), [Some(0); 3]);
+            assert_eq!(
+                (&report["waiting"], &report["rewritten"]),
+                (&0.into(), &true.into())
+            );
             assert_eq!(report["until"], Value::Null);
             assert!(!file_tells(&bot, "hush-")?, "it is gone from the disk");
             assert!(file_tells(&bot, "said-elsewhere")?, "this is kept");
@@ -128,6 +132,11 @@ pub(super) async fn what_is_kept_of_a_room_is_forgotten_or_said_to_remain(
             assert_eq!(purged.code, Some(1), "something remains: {purged:?}");
             assert_eq!(numbers(&report, &DONE), [Some(0), Some(0), Some(1)]);
             assert_eq!(numbers(&report, &REMAINING), [Some(2), Some(4), Some(0)]);
+            assert_eq!(
+                (&report["waiting"], &report["rewritten"]),
+                (&Value::Null, &Value::Null)
+            );
+            assert!(purged.err.contains("once nothing waits"), "{purged:?}");
             let until = report["until"].as_str().context("it is said until when")?;
             let until: jiff::Timestamp = until.parse()?;
             let days = until.duration_since(jiff::Timestamp::now()).as_hours() / 24;

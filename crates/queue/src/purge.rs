@@ -5,18 +5,16 @@
 //! cannot forget single messages; there only dead letters can be dropped, and [`Kept::until`] says when
 //! the rest is gone.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use chickwork_chatwork::id::{MessageId, RoomId};
 use jiff::Timestamp;
 
+use crate::course::{Course, Reasons, State};
 use crate::dead::DeadLetter;
 use crate::event::{BotName, EventId};
 use crate::{Backend, Queue, QueueError};
-
-/// Longer than it takes one process to fill a segment of the outcomes with its reports, twice.
-const OUTCOMES_OUTLAST: Duration = Duration::from_secs(6 * 3600);
 
 /// Of what everything is to be forgotten.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,21 +51,29 @@ pub struct Kept {
     pub nobodys: u64,
     /// Dead letters. They are dropped by way of [`crate::dead::DeadLetters::take`].
     pub letters: Vec<DeadLetter>,
+    /// How many of the archived events have come to no end and wait nowhere, so that they seem to be lost
+    /// (see [`crate::audit`]); 0 on a broker, where none is forgotten.
+    pub unexplained: u64,
     /// Events that wait to be answered or are being answered. All that belongs to them is left, and not
-    /// counted above. A broker cannot tell.
-    pub waiting: u64,
+    /// counted above. `None`: a broker cannot tell.
+    pub waiting: Option<u64>,
     /// When a broker will have forgotten the events and outcomes, at the latest, provided that its
     /// streams were made with today's settings and a process runs that takes webhooks.
     pub until: Option<Timestamp>,
 }
 
 /// What was removed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Purged {
     /// Archived events.
     pub events: u64,
     /// Outcomes that quoted what was said. They go on telling what happened.
     pub texts: u64,
+    /// How many of the archived events had come to no end. They have one now: dropped.
+    pub unexplained: u64,
+    /// Why the file was not written anew, if so: then its free pages may still hold what was deleted by
+    /// an older release, which did not overwrite it.
+    pub not_rewritten: Option<String>,
     /// Whether no copy is left in the file's journal either. Somebody who reads or writes without a
     /// pause can keep it from being emptied; it will be, within a minute of work on the file.
     pub journal_emptied: bool,
@@ -94,6 +100,8 @@ impl Queue {
             is_left
         };
         let (mut archived_last, mut told_last) = (None, None);
+        let (mut courses, mut reasons) = (HashMap::<EventId, Course>::new(), Reasons::default());
+        let is_file = self.forgets_single_messages();
         let mut archive = self.archive().read(Timestamp::UNIX_EPOCH);
         while let Some(event) = archive.next().await? {
             looked();
@@ -101,12 +109,18 @@ impl Queue {
                 && !is_left(event.id)
             {
                 kept.events += 1;
+                if is_file {
+                    courses.insert(event.id, Course::default());
+                }
                 archived_last = archived_last.max(Some(event.received_at));
             }
         }
         let mut outcomes = self.outcomes().read(Timestamp::UNIX_EPOCH);
         while let Some(outcome) = outcomes.next().await? {
             looked();
+            if let Some(course) = courses.get_mut(&outcome.id) {
+                course.apply(&outcome, &mut reasons);
+            }
             let message = outcome.message_id.as_ref();
             if whose.is_of(&outcome.bot, outcome.room_id, message)
                 && outcome.what.has_words()
@@ -124,16 +138,21 @@ impl Queue {
         let mut letters = self.dead_letters().read().await?;
         while let Some(letter) = letters.next().await? {
             looked();
+            courses.remove(&letter.id);
             if whose.is_of(&letter.bot, letter.room_id, letter.message_id.as_ref())
                 && !is_left(letter.id)
             {
                 kept.letters.push(letter);
             }
         }
-        kept.waiting = left.len() as u64;
+        let lost = courses
+            .values()
+            .filter(|course| course.state(None) == State::Open);
+        kept.unexplained = lost.count() as u64;
+        kept.waiting = is_file.then_some(left.len() as u64);
         if let Backend::Amqp(broker) = &self.0 {
             let archive_outlasts = broker.archive_forgets_within();
-            let outcomes_outlast = broker.outcomes_keep() + OUTCOMES_OUTLAST;
+            let outcomes_outlast = broker.outcomes_forgotten_within();
             let gone = |last: Option<Timestamp>, within: Duration| {
                 // Beyond the end of time is late enough.
                 Some(last?.checked_add(within).unwrap_or(Timestamp::MAX))
@@ -151,12 +170,22 @@ impl Queue {
 
     /// Removes what is archived of it, and what its outcomes quote, from the disk. `None`: nothing was
     /// done, as a broker cannot do it.
-    pub async fn purge(&self, whose: &Whose) -> Result<Option<Purged>, QueueError> {
+    ///
+    /// An archived event that has come to no end, and waits nowhere, gets one: it was dropped, for this
+    /// reason. At last the file is written anew, unless that takes longer than `rewriting`: nobody else
+    /// can write to it meanwhile. That takes room on the disk for two copies of what is kept.
+    pub async fn purge(
+        &self,
+        whose: &Whose,
+        reason: &str,
+        rewriting: Duration,
+    ) -> Result<Option<Purged>, QueueError> {
         self.refuse_spool().await?;
-        match &self.0 {
-            Backend::Sqlite(store) => Ok(Some(store.purge(whose.clone()).await?)),
-            Backend::Amqp(_) => Ok(None),
-        }
+        let Backend::Sqlite(store) = &self.0 else {
+            return Ok(None);
+        };
+        let purged = store.purge(whose.clone(), reason.to_owned(), rewriting);
+        Ok(Some(purged.await?))
     }
 }
 

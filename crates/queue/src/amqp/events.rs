@@ -18,7 +18,7 @@ use super::stream::{CLOCKS_DIFFER, EMPTY, From, Reading, entry, last_chunk};
 use super::{Broker, BrokerError, REQUEST_LIMIT, close_in_background, wire};
 use crate::course::{Course, Reasons, State};
 use crate::event::{Event, EventId};
-use crate::events::{Archived, Choice, Found, Page, Waits, Whom};
+use crate::events::{Archived, Choice, Found, Page, Reach, Waits, Whom};
 use crate::outcome::{Outcome, What};
 use crate::{Entry, Queue, QueueError};
 
@@ -36,14 +36,15 @@ const ONE_BY_ONE: usize = 32;
 /// tell, and in the day after it, before everything is looked through.
 const BEFORE: SignedDuration = SignedDuration::from_mins(10);
 const AFTER: SignedDuration = SignedDuration::from_hours(24);
-/// Several events about one message come soon after each other: so much more is read after the first.
 /// Where an event is found in the archive this close to its own time, its ingress has the broker's time.
 const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(3);
+/// Several events about one message come soon after each other: so much more is read after the first, in
+/// time and in messages.
 const BESIDE: SignedDuration = SignedDuration::from_mins(10);
 const BESIDE_AT_MOST: u32 = 20_000;
 /// From what the outcomes say of what a person does to what the log of dead letters says.
 const ACT_TAKES: SignedDuration = SignedDuration::from_secs(3);
-/// Once an event has come to its end, so much more is read of the outcomes, in lines, before it is looked
+/// Once an event is answered, so much more is read of the outcomes, in lines, before it is looked
 /// whether it has been quiet about it for [`BESIDE`]; and so much at most, where very much is going on.
 const QUIET_LINES: u32 = 1_000;
 const QUIET_LINES_AT_MOST: u32 = 50_000;
@@ -267,23 +268,25 @@ impl EventPages {
         }))
     }
 
-    /// Each by the time in its id.
+    /// Each by the time in its id; and what became of them, to the end, as a person may act by it.
     async fn one_by_one(&self, queue: &Queue) -> Result<Page, QueueError> {
-        let mut events = Vec::new();
+        let mut found = Vec::new();
         let mut looked_through = 0;
         let ids: HashSet<EventId> = self.choice.ids.iter().copied().collect();
+        let streams = Streams::open(&self.broker).await?;
         for id in ids {
             looked_through += 1;
-            let found = self.broker.find(&Whom::Event(id)).await?;
-            if let Some(event) = found.events.into_iter().next()
-                && self.choice.takes(&event)
-            {
-                events.push(Archived {
-                    event,
-                    outcomes: found.outcomes,
-                });
-            }
+            let event = self.broker.find_event(&streams, id).await?;
+            found.extend(event.filter(|event| self.choice.takes(event)));
         }
+        let mut became = self.broker.became(&streams, &found).await?;
+        let mut events: Vec<Archived> = found
+            .into_iter()
+            .map(|event| Archived {
+                outcomes: became.remove(&event.id).unwrap_or_default(),
+                event,
+            })
+            .collect();
         events.sort_by_key(|archived| Reverse((archived.event.received_at, archived.event.id)));
         Ok(Page {
             events,
@@ -476,8 +479,53 @@ fn random_part(id: EventId) -> u64 {
 }
 
 impl Broker {
+    /// An event of the archive.
+    async fn find_event(
+        &self,
+        streams: &Streams,
+        id: EventId,
+    ) -> Result<Option<Event>, BrokerError> {
+        if !self.keeps_archive() {
+            return Ok(None);
+        }
+        let whom = Whom::Event(id);
+        let mut events = Vec::new();
+        self.find_events(streams, &About::new(&whom), &mut events)
+            .await?;
+        Ok(events.into_iter().next())
+    }
+
+    /// All that became of these events, in the order in which it was stored.
+    async fn became(
+        &self,
+        streams: &Streams,
+        events: &[Event],
+    ) -> Result<HashMap<EventId, Vec<Outcome>>, BrokerError> {
+        let mut became: HashMap<EventId, Vec<Outcome>> =
+            events.iter().map(|event| (event.id, Vec::new())).collect();
+        let outcomes = self.names().outcomes();
+        let Some(oldest) = events.iter().map(|event| event.received_at).min() else {
+            return Ok(became);
+        };
+        let Some(end) = end_of(self, &outcomes).await? else {
+            return Ok(became);
+        };
+        let since = From::Time(earlier(oldest, CLOCKS_DIFFER));
+        let Some(first) = streams.first_at(&outcomes, since, end).await? else {
+            return Ok(became);
+        };
+        let between = streams.between(&outcomes, (first, end.offset + 1), |delivery| {
+            if let Some(told) = id(&delivery).and_then(|id| became.get_mut(&id)) {
+                told.extend(outcome(&delivery));
+            }
+            Go::On
+        });
+        between.await?;
+        Ok(became)
+    }
+
     /// What the streams have of the events so named.
-    pub(crate) async fn find(&self, whom: &Whom) -> Result<Found, BrokerError> {
+    pub(crate) async fn find(&self, whom: &Whom, reach: Reach) -> Result<Found, BrokerError> {
         let streams = Streams::open(self).await?;
         let mut found = Found::default();
         let about = About::new(whom);
@@ -498,11 +546,15 @@ impl Broker {
             about: &about,
             ids: found.events.iter().map(|event| event.id).collect(),
             told: Vec::new(),
+            read_until: None,
         };
         let received = found.events.iter().map(|event| event.received_at).min();
         match (received, about.looked_for_from()) {
             (Some(received), _) => {
-                let acts = self.acts(&streams, &telling.ids, received).await?;
+                let acts = match reach {
+                    Reach::Answered => self.acts(&streams, &telling.ids, received).await?,
+                    Reach::End => None,
+                };
                 telling.by_acts((received, clocks_differ), acts).await?;
             }
             (None, Some(time)) => {
@@ -514,7 +566,7 @@ impl Broker {
             }
             (None, None) => drop(telling.all_since(From::First, end.offset + 1).await?),
         }
-        found.outcomes = telling.told;
+        (found.outcomes, found.read_until) = (telling.told, telling.read_until);
         Ok(found)
     }
 
@@ -570,9 +622,8 @@ impl Broker {
         };
         let end_offset = end.offset + 1;
         let mut looked_from = end_offset;
-        // An event is mostly where its id says, and does not have to wait for what is a minute older.
-        if about.is_one()
-            && let Some(time) = about.whom.time()
+        // An event, or a message, is mostly where its id says, and does not have to wait for what is a minute older.
+        if let Some(time) = about.whom.time()
             && let time = From::Time(earlier(time, CLOCKS_AGREE))
             && let Some(from) = streams.first_at(&archive, time, end).await?
         {
@@ -582,7 +633,8 @@ impl Broker {
                     return Go::On;
                 }
                 events.extend(archived(&delivery));
-                Go::Stop
+                // About a message there may be others beside it.
+                if about.is_one() { Go::Stop } else { Go::On }
             });
             between.await?;
             if !events.is_empty() {
@@ -650,6 +702,8 @@ struct Telling<'a> {
     about: &'a About<'a>,
     ids: HashSet<EventId>,
     told: Vec<Outcome>,
+    /// Up to when it was read without a gap; `None`: to the end.
+    read_until: Option<Timestamp>,
 }
 
 impl Telling<'_> {
@@ -669,9 +723,10 @@ impl Telling<'_> {
         Ok(from)
     }
 
-    /// Reads from the receipt on until all events have come to an end, and a while longer, and likewise from
-    /// everything on that a person did about them. Days later there is nothing in between. Where nobody
-    /// knows when that was, or an event has no end, it is read to the end.
+    /// Reads from the receipt on until all events are answered, and a while longer, and likewise from
+    /// everything on that a person did about them: days later there is mostly nothing in between. Where
+    /// nobody knows when that was, it is read to the end; and where an event was not answered, as what
+    /// people do about that is told by lines that may have been lost.
     async fn by_acts(
         &mut self,
         (received, clocks_differ): (Timestamp, SignedDuration),
@@ -683,6 +738,7 @@ impl Telling<'_> {
             return Ok(());
         };
         let mut read_to = 0;
+        let mut stopped_at = None;
         let acts = acts.into_iter().map(|act| (act, CLOCKS_DIFFER));
         for (begun, clocks_differ) in std::iter::once((received, clocks_differ)).chain(acts) {
             if self.is_act_told(begun) {
@@ -693,6 +749,10 @@ impl Telling<'_> {
                 break;
             };
             let from = from.max(read_to);
+            if from > read_to {
+                self.read_until = self.read_until.or(stopped_at);
+            }
+            stopped_at = None;
             let mut quiet = Quiet::since(begun);
             let mut reached = from;
             // What is to come is behind what was told before.
@@ -704,14 +764,22 @@ impl Telling<'_> {
                     self.told.push(outcome);
                 }
                 let is_told = self.told.len() > told_before;
-                match quiet.is_long(&delivery) && is_told && have_ended(&self.ids, &self.told) {
-                    true => Go::Stop,
-                    false => Go::On,
+                if quiet.is_long(&delivery) && is_told && are_answered(&self.ids, &self.told) {
+                    stopped_at = Some(wire::dated(&delivery.properties).unwrap_or(quiet.since));
+                    Go::Stop
+                } else {
+                    Go::On
                 }
             });
             between.await?;
             // By the count of what was read, as offsets have gaps: not too far in any case.
             read_to = read_to.max(reached);
+        }
+        self.read_until = self.read_until.or(stopped_at);
+        if self.read_until.is_some() && !are_answered(&self.ids, &self.told) {
+            // What was passed over may tell how it went on.
+            (self.read_until, self.told) = (None, Vec::new());
+            self.all_since(From::Time(received), to).await?;
         }
         Ok(())
     }
@@ -752,20 +820,20 @@ impl Quiet {
     }
 }
 
-/// Whether each of these events has come to an end, as far as is told.
-fn have_ended(ids: &HashSet<EventId>, told: &[Outcome]) -> bool {
+/// Whether each of these events is answered, as far as is told.
+fn are_answered(ids: &HashSet<EventId>, told: &[Outcome]) -> bool {
     let mut reasons = Reasons::default();
     let mut courses: HashMap<EventId, Course> = HashMap::new();
     for outcome in told {
         let course = courses.entry(outcome.id).or_default();
         course.apply(outcome, &mut reasons);
     }
-    let has_ended = |id| {
+    let is_answered = |id| {
         courses
             .get(id)
-            .is_some_and(|course| course.state(None) != State::Open)
+            .is_some_and(|course| course.state(None) == State::Answered)
     };
-    ids.iter().all(has_ended)
+    ids.iter().all(is_answered)
 }
 
 /// What is looked for, so that most of what is not it need not be read closely.

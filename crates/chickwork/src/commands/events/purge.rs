@@ -19,10 +19,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::super::dead::{on_queue, settings, take};
+use super::whom;
 use crate::commands::{Call, Order};
 use crate::consent::Consent;
 use crate::filter::{HEADING, bot};
-use crate::progress::{Looking, Progress};
+use crate::progress::{Looking, Progress, Through};
 use crate::settings::read::Mistakes;
 use crate::shutdown::Shutdown;
 use crate::{command_line, output, words};
@@ -31,21 +32,31 @@ use crate::{command_line, output, words};
 const FINISH_LIMIT: Duration = Duration::from_secs(30);
 /// What stands in the outcomes of dead letters that are dropped, unless a reason is given.
 const USUAL_REASON: &str = "events purge";
+/// How long the file may be written anew while others use it: they wait for as long, and a little more,
+/// before they give up (5 s).
+const BESIDE_OTHERS: Duration = Duration::from_secs(3);
+/// How long when nobody does.
+const ALONE: Duration = Duration::from_secs(3600);
 
 const NOTES: &str = "\
 Forgotten are: the archived events, what outcomes quote of questions and answers,
 and the dead letters. What became of each event stays known, without words, so
-nothing is answered twice and `audit` can explain it. What still waits to be
-answered is left: run this again once it was.
+nothing is answered twice and `audit` can explain it. An event that came to no end
+is said beforehand, and counts as dropped then: look at `audit --requeue` first.
+What still waits to be answered is left: run this again once it was.
 
-On a file it is gone from the disk. A broker cannot forget single messages: there
+On a file it is gone from the disk. For that the file is written anew at last, as older
+releases left in it what they deleted: nobody else can write to it meanwhile, so it is
+not tried for longer than 3 seconds, unless the bot is stopped and --stopped says so. It
+takes room for two copies of what is kept, one of them where SQLITE_TMPDIR says. A broker cannot forget single messages: there
 the dead letters are dropped, and you are told what remains, until when, and what
 can be done. First you are told what will happen, then you are asked, unless --yes.
 Exits 0 when nothing is left, else 1.
 
-JSON has: room_id, message_id, bot, dry_run; what was forgotten, or would be: events, texts
-(outcomes with words), letters; what was left: waiting (events that are yet to be answered),
-nobodys (outcomes that this release cannot read, of whomever they are), remaining_events,
+JSON has: room_id, message_id, bot, dry_run; what was forgotten, or would be: events,
+unexplained (those of them that had come to no end), texts (outcomes with words), letters;
+rewritten (whether the file was written anew; null on a broker); what was left: waiting
+(events that are yet to be answered; null on a broker, which cannot tell), nobodys (outcomes that this release cannot read, of whomever they are), remaining_events,
 remaining_texts, remaining_letters, and until (when a broker has forgotten them, or null).
 
 Examples:
@@ -56,6 +67,10 @@ Examples:
 /// What the broker's log of dead letters means for whoever wants something forgotten.
 const LETTERS_REMAIN: &str = "\
 The log of dead letters may keep copies of dropped ones until 200 MB of younger ones have come.";
+/// What a broker cannot tell.
+const MAY_WAIT: &str = "\
+What waits in the broker's queues will still be answered, and what is given up then is a dead letter: \
+run this again once nothing waits.";
 const STREAMS_REMAIN: &str = "\
 If that is too late, delete the stream as a whole, which costs the memory of all rooms:
 see \"Forgetting on request\" in docs/operations.md.";
@@ -98,22 +113,25 @@ pub(crate) fn command() -> Command {
                 .default_value(USUAL_REASON)
                 .help("Why; kept in the outcomes of each dropped dead letter"),
         )
+        .arg(switch(
+            "stopped",
+            "The bot is stopped: takes up to an hour to write the file anew",
+        ))
         .arg(switch("dry-run", "Says what would happen, and ends"))
         .arg(Consent::flag())
         .arg(switch("json", "Prints what was done as JSON"))
         .after_help(NOTES)
 }
 
-/// `ROOM-MESSAGE` on the command line, also with what stands before it in a link.
+/// `ROOM-MESSAGE` on the command line, in whichever form somebody has it, but never without the room.
 fn message(text: &str) -> Result<(RoomId, MessageId), String> {
-    let named = text.rsplit_once("#!rid").map_or(text, |(_, named)| named);
-    let parts = named.split_once('-').and_then(|(room, message)| {
-        Some((RoomId(room.parse().ok()?), MessageId::new(message).ok()?))
-    });
-    parts.ok_or_else(|| {
-        "is no room and message, such as 446240519-1795508813713968449 at the end of a link"
-            .to_owned()
-    })
+    match whom::Named::of(&[text]) {
+        Ok(whom::Named::Message(Some(room), message)) => Ok((room, message)),
+        _ => Err(
+            "names no room and message, such as 446240519-1795508813713968449 at the end of a link; `chickwork events show` tells both"
+                .to_owned(),
+        ),
+    }
 }
 
 /// What was asked for.
@@ -121,6 +139,7 @@ fn message(text: &str) -> Result<(RoomId, MessageId), String> {
 struct Errand {
     whose: Whose,
     reason: String,
+    rewriting: Duration,
     dry_run: bool,
     consent: Consent,
     json: bool,
@@ -135,10 +154,14 @@ struct Report<'a> {
     dry_run: bool,
     /// What was forgotten, or would be.
     events: u64,
+    /// Those of them that had come to no end.
+    unexplained: u64,
     texts: u64,
     letters: u64,
-    /// Events that wait to be answered, and were left.
-    waiting: u64,
+    /// Whether the file was written anew; `None` on a broker.
+    rewritten: Option<bool>,
+    /// Events that wait to be answered, and were left; `None`: a broker cannot tell.
+    waiting: Option<u64>,
     /// Outcomes that this release cannot read, of whomever they are, and that were left.
     nobodys: u64,
     /// What was not forgotten, and until when it stays at the latest.
@@ -179,6 +202,11 @@ impl Errand {
                 .get_one::<String>("reason")
                 .expect("it has a default")
                 .clone(),
+            rewriting: if flags.get_flag("stopped") {
+                ALONE
+            } else {
+                BESIDE_OTHERS
+            },
             dry_run: flags.get_flag("dry-run"),
             consent: Consent::of(flags),
             json: flags.get_flag("json"),
@@ -191,37 +219,49 @@ impl Errand {
         let reading = queue.kept_of(&self.whose, || {
             looked.fetch_add(1, Ordering::Relaxed);
         });
-        let kept = Looking::through(looked.clone())
+        let kept = Looking::through(Through::Records(looked.clone()))
             .wait(reading, || Ok(()))
             .await??;
         let can = queue.forgets_single_messages();
         let nothing = kept.events + kept.texts == 0 && kept.letters.is_empty();
-        if nothing && kept.waiting + kept.nobodys == 0 {
+        let left = kept.waiting.unwrap_or(0) + kept.nobodys;
+        if nothing && left == 0 {
             words::tell(format_args!("Nothing is kept of {}.", Named(&self.whose)));
             if !can {
                 words::tell(LETTERS_REMAIN);
+                words::tell(MAY_WAIT);
+                return self.done(&kept, &Done::nothing(), ExitCode::SUCCESS);
             }
-            return self.done(&kept, &Done::nothing(), ExitCode::SUCCESS);
-        }
-        for sentence in preview(&self.whose, &kept, can) {
-            words::tell(sentence);
+        } else {
+            for sentence in preview(&self.whose, &kept, can) {
+                words::tell(sentence);
+            }
         }
         if self.dry_run {
             return self.done(&kept, &Done::all(&kept, can), ExitCode::SUCCESS);
         }
-        if nothing || !can && kept.letters.is_empty() {
+        if !can && kept.letters.is_empty() {
             words::tell("Nothing was changed.");
             return self.done(&kept, &Done::nothing(), ExitCode::FAILURE);
         }
-        if !self.consent.to(question(&kept, can)).await? {
+        // What nobody can see any more may still be in the file: to remove that nobody has to be asked.
+        if !nothing && !self.consent.to(question(&kept, can)).await? {
             words::tell("Nothing was changed.");
             return Ok(ExitCode::FAILURE);
         }
         let done = self.perform(queue, &kept.letters).await?;
-        words::tell(format_args!(
-            "Forgotten: {}.",
-            things(done.purged.events, done.purged.texts, done.letters)
-        ));
+        if !nothing {
+            words::tell(format_args!(
+                "Forgotten: {}.",
+                things(done.purged.events, done.purged.texts, done.letters)
+            ));
+        }
+        if let Some(reason) = &done.purged.not_rewritten {
+            words::tell(format_args!(
+                "The file was not written anew ({reason}), so it may still hold what an older release \
+                 deleted and did not overwrite. Stop the bot and run this again with --stopped."
+            ));
+        }
         if can && !done.stopped && !done.purged.journal_emptied {
             words::tell(
                 "Somebody keeps the file's journal from being emptied, which has copies. Run this again, \
@@ -232,8 +272,9 @@ impl Errand {
             words::tell("Stopped before the end: run this again for the rest.");
         }
         let is_left = done.stopped
-            || kept.waiting + kept.nobodys > 0
+            || left > 0
             || !can
+            || done.purged.not_rewritten.is_some()
             || !done.purged.journal_emptied
             || done.letters < kept.letters.len() as u64;
         let code = if is_left {
@@ -272,9 +313,11 @@ impl Errand {
             progress.step();
         }
         drop(progress);
+        let reason = format!("purged ({})", self.reason);
         tokio::select! {
-            purged = queue.purge(&self.whose) => {
+            purged = queue.purge(&self.whose, &reason, self.rewriting) => {
                 let purged = purged.context("what is kept cannot be removed")?;
+                done.rewritten = purged.as_ref().map(|purged| purged.not_rewritten.is_none());
                 done.purged = purged.unwrap_or_default();
             }
             () = shutdown.deadline() => done.stopped = true,
@@ -287,25 +330,31 @@ impl Errand {
         if !self.json {
             return Ok(code);
         }
+        let report = self.report(kept, done);
+        output::end(output::json(&report, &mut io::stdout().lock()), code)
+    }
+
+    fn report(&self, kept: &Kept, done: &Done) -> Report<'_> {
         let letters = kept.letters.len() as u64;
         let remaining_events = kept.events.saturating_sub(done.purged.events);
         let remaining_texts = kept.texts.saturating_sub(done.purged.texts);
-        let report = Report {
+        Report {
             room_id: self.whose.room,
             message_id: self.whose.message.as_ref(),
             bot: self.whose.bot.as_ref(),
             dry_run: self.dry_run,
             events: done.purged.events,
+            unexplained: done.purged.unexplained,
             texts: done.purged.texts,
             letters: done.letters,
+            rewritten: done.rewritten,
             waiting: kept.waiting,
             nobodys: kept.nobodys,
             remaining_events,
             remaining_texts,
             remaining_letters: letters.saturating_sub(done.letters),
             until: kept.until,
-        };
-        output::end(output::json(&report, &mut io::stdout().lock()), code)
+        }
     }
 }
 
@@ -314,6 +363,8 @@ impl Errand {
 struct Done {
     letters: u64,
     purged: Purged,
+    /// Whether the file was written anew; `None` on a broker.
+    rewritten: Option<bool>,
     stopped: bool,
 }
 
@@ -322,6 +373,7 @@ impl Done {
         Self {
             letters: 0,
             purged: Purged::default(),
+            rewritten: None,
             stopped: false,
         }
     }
@@ -330,12 +382,15 @@ impl Done {
     fn all(kept: &Kept, can: bool) -> Self {
         let purged = Purged {
             events: kept.events,
+            unexplained: kept.unexplained,
             texts: kept.texts,
             journal_emptied: true,
+            not_rewritten: None,
         };
         Self {
             letters: kept.letters.len() as u64,
             purged: if can { purged } else { Purged::default() },
+            rewritten: can.then_some(true),
             stopped: false,
         }
     }
@@ -372,11 +427,20 @@ fn preview(whose: &Whose, kept: &Kept, can: bool) -> Vec<String> {
     let letters = kept.letters.len() as u64;
     let all = things(kept.events, kept.texts, letters);
     let mut said = vec![format!("Kept of {}: {all}.", Named(whose))];
-    if kept.waiting > 0 {
+    if kept.unexplained > 0 {
         said.push(format!(
-            "Left, as they wait to be answered: {}, with all that belongs to them.",
-            words::count(kept.waiting, "event")
+            "Came to no end, and wait nowhere: {} of them. Nobody was answered. Afterwards they count as \
+             dropped, and cannot be put back; `chickwork audit --requeue` has them answered.",
+            words::count(kept.unexplained, "archived event")
         ));
+    }
+    match kept.waiting {
+        Some(0) => {}
+        Some(waiting) => said.push(format!(
+            "Left, as they wait to be answered: {}, with all that belongs to them.",
+            words::count(waiting, "event")
+        )),
+        None => said.push(MAY_WAIT.to_owned()),
     }
     if kept.nobodys > 0 {
         said.push(format!(
@@ -441,6 +505,28 @@ mod tests {
     }
 
     #[test]
+    fn the_fields_in_json_are_a_contract() {
+        let matches = command()
+            .no_binary_name(true)
+            .try_get_matches_from(["--message", "42-7", "--bot", "bot", "--yes", "--json"])
+            .expect("right usage");
+        let kept = Kept {
+            events: 3,
+            texts: 5,
+            waiting: Some(1),
+            nobodys: 2,
+            until: Some("2026-12-24T08:00:00Z".parse().expect("a time")),
+            ..Kept::default()
+        };
+        let mut done = Done::nothing();
+        (done.purged.events, done.purged.texts) = (2, 1);
+        let errand = Errand::of(&matches);
+        let report = serde_json::to_string(&errand.report(&kept, &done)).expect("JSON");
+        let expected = r#"{"room_id":42,"message_id":"7","bot":"bot","dry_run":false,"events":2,"unexplained":0,"texts":1,"letters":0,"rewritten":null,"waiting":1,"nobodys":2,"remaining_events":1,"remaining_texts":4,"remaining_letters":0,"until":"2026-12-24T08:00:00Z"}"#;
+        assert_eq!(report, expected);
+    }
+
+    #[test]
     fn what_a_broker_keeps_is_said_with_its_date_and_what_can_be_done() {
         let whose = Whose {
             room: RoomId(42),
@@ -462,6 +548,10 @@ mod tests {
         ] {
             assert!(said.contains(part), "{part} in {said}");
         }
+        let kept = Kept {
+            waiting: Some(0),
+            ..kept
+        };
         let said = preview(&whose, &kept, true).join(" ");
         assert!(!said.contains("2026") && !said.contains("broker"), "{said}");
     }

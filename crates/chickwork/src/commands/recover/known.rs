@@ -1,15 +1,26 @@
 //! Which mentions the queue knows of already: by the archive, by what became of them, by the dead
 //! letters. What is read is passed over one by one, so memory holds only what is looked for.
+//!
+//! A message that was edited may have come in before, when it was another one, and have been ignored. So what
+//! came in before it was written as it is counts only if it was answered, or may still be.
+
+use std::collections::HashMap;
 
 use chickwork_chatwork::id::{MessageId, RoomId};
-use chickwork_queue::event::BotName;
+use chickwork_chatwork::webhook::Webhook;
+use chickwork_queue::dead::DeadLetter;
+use chickwork_queue::event::{BotName, Event, EventId};
+use chickwork_queue::outcome::{Outcome, What};
 use chickwork_queue::{BrokerError, Queue, QueueError};
 use jiff::{SignedDuration, Timestamp};
 
-use super::missed::Mentions;
+use super::missed::{Mention, Mentions};
 
 /// Chatwork's clock may be ahead of those by which events are dated, by so much.
 const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
+/// Where nothing but the time of receipt tells whether an event is of a message as it is now, the clocks
+/// count as closer: somebody may well edit a message within minutes.
+const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(10);
 
 /// What the queue is expected to know.
 #[derive(Debug)]
@@ -42,13 +53,17 @@ impl Memory<'_> {
         mentions: &mut Mentions,
     ) -> Result<(), QueueError> {
         let since = since.saturating_sub(CLOCKS).unwrap_or(Timestamp::MIN);
-        self.take_out_archived(since, mentions).await?;
+        let mut traces = Traces::default();
+        self.take_out_archived(since, mentions, &mut traces).await?;
         let mut outcomes = self.queue.outcomes().read(since);
         while !mentions.is_empty()
             && let Some(outcome) = outcomes.next().await?
         {
-            self.take_out(&outcome.bot, outcome.room_id, outcome.message_id, mentions);
+            if outcome.bot == *self.bot {
+                traces.take_in_outcome(&outcome, mentions);
+            }
         }
+        traces.take_out_open(mentions);
         Ok(())
     }
 
@@ -56,13 +71,15 @@ impl Memory<'_> {
         &self,
         since: Timestamp,
         mentions: &mut Mentions,
+        traces: &mut Traces,
     ) -> Result<(), QueueError> {
         let mut archived = self.queue.archive().read(since);
         while !mentions.is_empty() {
             match archived.next().await {
-                Ok(Some(event)) => {
-                    self.take_out(&event.bot, event.room_id, event.message_id, mentions);
+                Ok(Some(event)) if event.bot == *self.bot => {
+                    traces.take_in_event(&event, mentions);
                 }
+                Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(QueueError::Amqp(BrokerError::Missing(_))) if !self.is_archived => break,
                 Err(error) => return Err(error),
@@ -76,22 +93,278 @@ impl Memory<'_> {
         while !mentions.is_empty()
             && let Some(letter) = letters.next().await?
         {
-            self.take_out(&letter.bot, letter.room_id, letter.message_id, mentions);
+            if letter.bot == *self.bot {
+                take_in_letter(&letter, mentions);
+            }
         }
         Ok(())
     }
+}
 
-    fn take_out(
-        &self,
-        bot: &BotName,
-        room: Option<RoomId>,
-        message: Option<MessageId>,
+/// The mention that this is about.
+fn find<'a>(
+    mentions: &'a Mentions,
+    room: Option<RoomId>,
+    message: Option<&MessageId>,
+) -> Option<&'a Mention> {
+    mentions.get(&(room?, message?.clone()))
+}
+
+/// Whether what was received then is of the message as it is now, as far as clocks tell.
+fn is_received_since(mention: &Mention, received_at: Timestamp) -> bool {
+    let latest = received_at
+        .saturating_add(CLOCKS_AGREE)
+        .unwrap_or(Timestamp::MAX);
+    !mention.is_edited() || latest >= mention.written_at
+}
+
+fn take_in_letter(letter: &DeadLetter, mentions: &mut Mentions) {
+    let mention = find(mentions, letter.room_id, letter.message_id.as_ref());
+    if let Some(mention) = mention
+        && is_received_since(mention, letter.received_at)
+    {
+        let key = mention.key();
+        mentions.remove(&key);
+    }
+}
+
+/// The events about messages that were edited later, and have not been answered.
+#[derive(Debug, Default)]
+struct Traces {
+    before: HashMap<EventId, Trace>,
+}
+
+#[derive(Debug)]
+struct Trace {
+    room: RoomId,
+    message: MessageId,
+    /// Whether it has come to its end, and will not be answered.
+    has_ended: bool,
+}
+
+impl Traces {
+    fn take_in_event(&mut self, event: &Event, mentions: &mut Mentions) {
+        let Some(mention) = find(mentions, event.room_id, event.message_id.as_ref()) else {
+            return;
+        };
+        let webhook = Webhook::parse(&event.body).ok();
+        let message = webhook.as_ref().and_then(|hook| hook.happening.message());
+        // By Chatwork's own clock, which dates both.
+        let is_as_it_is = match message.map(|message| message.send_time.max(message.update_time)) {
+            Some(written) => !mention.is_edited() || written >= mention.written_at.as_second(),
+            None => is_received_since(mention, event.received_at),
+        };
+        self.take_in(event.id, mention.key(), is_as_it_is, mentions);
+    }
+
+    fn take_in_outcome(&mut self, outcome: &Outcome, mentions: &mut Mentions) {
+        let message = outcome.message_id.as_ref();
+        let Some(mention) = find(mentions, outcome.room_id, message) else {
+            return;
+        };
+        let key = mention.key();
+        if matches!(outcome.what, What::Posted { .. }) {
+            mentions.remove(&key);
+            return;
+        }
+        if !self.before.contains_key(&outcome.id) {
+            let received_at = outcome.id.received_at().unwrap_or(outcome.at);
+            let is_as_it_is = is_received_since(mention, received_at);
+            self.take_in(outcome.id, key, is_as_it_is, mentions);
+        }
+        if let Some(trace) = self.before.get_mut(&outcome.id) {
+            match outcome.what {
+                What::Replayed { .. } => trace.has_ended = false,
+                ref what if what.is_end() => trace.has_ended = true,
+                _ => {}
+            }
+        }
+    }
+
+    fn take_in(
+        &mut self,
+        id: EventId,
+        (room, message): (RoomId, MessageId),
+        is_as_it_is: bool,
         mentions: &mut Mentions,
     ) {
-        if bot == self.bot
-            && let (Some(room), Some(message)) = (room, message)
-        {
+        if is_as_it_is {
             mentions.remove(&(room, message));
+        } else {
+            self.before.entry(id).or_insert(Trace {
+                room,
+                message,
+                has_ended: false,
+            });
+        }
+    }
+
+    /// Takes out those of which an event has come to no end: it waits, and will be answered.
+    fn take_out_open(self, mentions: &mut Mentions) {
+        for trace in self.before.into_values() {
+            if !trace.has_ended {
+                mentions.remove(&(trace.room, trace.message));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chickwork_chatwork::id::AccountId;
+    use chickwork_chatwork::webhook::Message;
+    use chickwork_queue::outcome::Reason;
+
+    use super::*;
+
+    const ROOM: RoomId = RoomId(2);
+    const SENT: i64 = 1_800_000_000;
+    const EDITED: i64 = SENT + 60;
+
+    fn time(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    fn message(update_time: i64) -> Message {
+        Message {
+            message_id: MessageId::new("7").expect("a digit"),
+            room_id: ROOM,
+            author: AccountId(1),
+            addressee: None,
+            body: "[To:9] hi".to_owned(),
+            send_time: SENT,
+            update_time,
+        }
+    }
+
+    fn mentions(update_time: i64) -> Mentions {
+        let mention = Mention {
+            message: message(update_time),
+            sent_at: time(SENT),
+            written_at: time(SENT.max(update_time)),
+        };
+        Mentions::from([(mention.key(), mention)])
+    }
+
+    /// Received in this second, of the message as it was edited in that one.
+    fn event(received_at: i64, update_time: i64) -> Event {
+        let body = message(update_time).as_mention_of(AccountId(9), "1", received_at);
+        Event {
+            id: id(received_at),
+            bot: BotName::default(),
+            event_type: "mention_to_me",
+            room_id: Some(ROOM),
+            message_id: Some(message(0).message_id),
+            received_at: time(received_at),
+            put_back_at: None,
+            replay: 0,
+            again: None,
+            body: body.into(),
+        }
+    }
+
+    /// An id of an event that was received in this second.
+    fn id(received_at: i64) -> EventId {
+        let millis = u64::try_from(received_at * 1_000).expect("after 1970");
+        let id = format!(
+            "{:08x}-{:04x}-7000-8000-000000000000",
+            millis >> 16,
+            millis & 0xffff
+        );
+        id.parse().expect("an id")
+    }
+
+    fn outcome(id: EventId, what: What) -> Outcome {
+        Outcome {
+            v: Outcome::VERSION,
+            at: time(EDITED + 3_600),
+            id,
+            bot: BotName::default(),
+            room_id: Some(ROOM),
+            message_id: Some(message(0).message_id),
+            again: None,
+            what,
+        }
+    }
+
+    fn ignored() -> What {
+        What::Ignored {
+            reason: Reason::NOT_ADDRESSED.to_owned(),
+        }
+    }
+
+    fn posted() -> What {
+        What::Posted {
+            reply_message_id: None,
+            found: false,
+        }
+    }
+
+    fn replayed() -> What {
+        What::Replayed {
+            replay: 1,
+            reason: String::new(),
+            by: None,
+        }
+    }
+
+    #[test]
+    fn what_came_in_before_an_edit_counts_only_if_it_is_answered_or_waits() {
+        let (before, after) = (SENT + 1, EDITED + 1);
+        // Edited when; its archived event, received and edited when; what became of an event received
+        // then; whether the mention is known.
+        let table = [
+            (0, Some((before, 0)), None, true),
+            (0, None, Some((before, vec![ignored()])), true),
+            (EDITED, None, None, false),
+            // Of the message as it is, by whichever clock.
+            (EDITED, Some((after, EDITED)), None, true),
+            (EDITED, Some((EDITED - 30, EDITED)), None, true),
+            (EDITED, None, Some((after, vec![ignored()])), true),
+            // As it was: ignored then, or after the edit.
+            (
+                EDITED,
+                Some((before, 0)),
+                Some((before, vec![ignored()])),
+                false,
+            ),
+            (EDITED, None, Some((before, vec![ignored()])), false),
+            // The webhook came late.
+            (
+                EDITED,
+                Some((after, 0)),
+                Some((after, vec![ignored()])),
+                false,
+            ),
+            // It waits, is answered, or was put back.
+            (EDITED, Some((before, 0)), None, true),
+            (
+                EDITED,
+                Some((before, 0)),
+                Some((before, vec![posted(), ignored()])),
+                true,
+            ),
+            (
+                EDITED,
+                Some((before, 0)),
+                Some((before, vec![ignored(), replayed()])),
+                true,
+            ),
+        ];
+        for (edited, archived, told, expected) in table {
+            let said = format!("{edited} {archived:?} {told:?}");
+            let mut mentions = mentions(edited);
+            let mut traces = Traces::default();
+            if let Some((received_at, update_time)) = archived {
+                traces.take_in_event(&event(received_at, update_time), &mut mentions);
+            }
+            if let Some((received_at, whats)) = told {
+                for what in whats {
+                    traces.take_in_outcome(&outcome(id(received_at), what), &mut mentions);
+                }
+            }
+            traces.take_out_open(&mut mentions);
+            assert_eq!(mentions.is_empty(), expected, "{said}");
         }
     }
 }
