@@ -462,20 +462,27 @@ fn claimant() -> anyhow::Result<PathBuf> {
 }
 
 /// Waits for what should happen at once; an error says what did not.
-pub async fn soon<T>(what: &str, happens: impl Future<Output = T>) -> anyhow::Result<T> {
-    within(SOON, what, happens).await
+pub fn soon<T>(
+    what: &str,
+    happens: impl Future<Output = T>,
+) -> impl Future<Output = anyhow::Result<T>> {
+    within(SOON, what, happens)
 }
 
 /// Waits for so long.
-pub async fn within<T>(
+pub fn within<T>(
     limit: Duration,
     what: &str,
     happens: impl Future<Output = T>,
-) -> anyhow::Result<T> {
-    tokio::time::timeout(limit, happens)
-        .await
-        .ok()
-        .with_context(|| format!("waited {limit:?} in vain until {what}"))
+) -> impl Future<Output = anyhow::Result<T>> {
+    // A story waits in many places, and would be as large as all of it together.
+    let happens = Box::pin(happens);
+    async move {
+        tokio::time::timeout(limit, happens)
+            .await
+            .ok()
+            .with_context(|| format!("waited {limit:?} in vain until {what}"))
+    }
 }
 
 /// The next claim, soon.

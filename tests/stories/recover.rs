@@ -299,7 +299,11 @@ pub(super) async fn a_mention_that_was_edited_in_is_missed_though_the_message_ha
     unheard(&bot, edit).await?;
 
     let said = say(&bot, &["--dry-run", "--json"]).await?;
-    assert_eq!(said.messages("missed")?, [message.clone()], "{said:?}");
+    assert_eq!(
+        said.messages("missed")?,
+        std::slice::from_ref(&message),
+        "{said:?}"
+    );
     let said = say(&bot, &["--yes"]).await?;
     assert_eq!(said.code, Some(0), "{said:?}");
     assert_eq!(bot.answer(&message).await?, "in the end");

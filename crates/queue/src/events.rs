@@ -379,7 +379,7 @@ impl Queue {
         let waiting = self.waiting_now().await?;
         let found = match &self.0 {
             Backend::Sqlite(store) => store.find(whom.clone()).await?,
-            Backend::Amqp(broker) => broker.find(whom, reach).await?,
+            Backend::Amqp(broker) => Box::pin(broker.find(whom, reach)).await?,
         };
         Ok(stories(found, letters, &waiting))
     }
@@ -457,7 +457,7 @@ impl Events {
             }
             let page = match &mut self.pages {
                 Pages::Sqlite(pages) => pages.next().await?,
-                Pages::Amqp(pages) => pages.next(&self.queue).await?,
+                Pages::Amqp(pages) => Box::pin(pages.next(&self.queue)).await?,
             };
             match page {
                 Some(page) => self.take_in(page),

@@ -537,6 +537,7 @@ mod tests {
                 last_at: Some(received_at),
                 archived: true,
                 replay: 0,
+                open_round: None,
             }],
             twice: vec![Twice {
                 bot: BotName::default(),

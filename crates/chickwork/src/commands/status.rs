@@ -109,7 +109,7 @@ async fn run(
 ) -> anyhow::Result<ExitCode> {
     let picture = match pointed_at_a_spool(&settings.location, spool.max_bytes).await {
         Some(picture) => picture,
-        None => look_at_all(settings, &spool, max_age).await,
+        None => Box::pin(look_at_all(settings, &spool, max_age)).await,
     };
     let mut out = io::stdout().lock();
     let written = if json {
