@@ -68,9 +68,9 @@ Reading a room is one call of Chatwork's API. No more than a tenth of the accoun
 used, the part that workers keep for reads, and less where they have used up the rest. So many
 rooms take a while, which is told before. Ctrl-C stops, and says where.
 
---json prints one object a line with id, bot, room_id, room, message_id, sender, sent_at, text
-and state: queued; with --dry-run missed, or too_old for what only --ignore-age queues. Times are
-RFC 3339; what is not known is null.
+--json prints one object a line with id, bot, room_id, room, message_id, sender, sent_at,
+text and state: queued; with --dry-run missed, or too_old for what only --ignore-age
+queues. Times are RFC 3339; what is not known is null.
 
 Exits 0 when every room was read and every mention found is queued, or is too old, or only to be
 shown; else 1.

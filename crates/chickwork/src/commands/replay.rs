@@ -49,28 +49,31 @@ What becomes of an event depends on where it stands:
   ignored      left alone, as it would be ignored again; what was ignored for a while (flood,
                room_closed, nothing_to_say, ignored_account) is put back if chosen by
                --state ignored or by its id
-What is older than CHICKWORK_MAX_AGE is left alone without --ignore-age. Of several events about
-one message one is put back; the others are ended as duplicates, without asking SimSimi, and so are
-those whose message has a reply already (their dead letters are dropped). Where another answer was
-asked for and never came, an event is put back for that. Every event keeps its id.
+What is older than CHICKWORK_MAX_AGE is left alone without --ignore-age. Of several events
+about one message one is put back; the others are ended as duplicates, without asking
+SimSimi, and so are those whose message has a reply already (their dead letters are
+dropped). Where another answer was asked for and never came, an event is put back for
+that. Every event keeps its id.
 
-First you are told what will happen, then you are asked, unless --yes. The id of each event is
-printed when it is back. Ctrl-C stops between two events; the same command goes on from there, and
-run again it says nothing twice. Exits 0 when everything was put back that was to be, else 1.
+First you are told what will happen, then you are asked, unless --yes. The id of each
+event is printed when it is back. Ctrl-C stops between two events; the same command goes
+on from there, and run again it says nothing twice. Exits 0 when everything was put back
+that was to be, else 1.
 
---again answers messages that have a reply already ONCE MORE, and posts uncertain replies without
-looking for them. It begins a round, and tells its time before it puts anything back: --again=TIME
-goes on with the round that was begun then. What was answered once more within the last hour is left
-alone, unless a later time is named.
+--again answers messages that have a reply already ONCE MORE, and posts uncertain replies
+without looking for them. It begins a round, and tells its time before it puts anything
+back: --again=TIME goes on with the round that was begun then. What was answered once more
+within the last hour is left alone, unless a later time is named.
 
---from FILE takes a file of `chickwork events export`, or - for the standard input. Events that are
-not known here are received anew, as far as they were not answered and did not wait where they were
-exported (what waits or is open there goes with --state waiting). They may have been answered there
-since: before anything is posted, a worker looks into the room, and gives up as uncertain what it
-cannot tell. Of events that are known here, archived or not, counts what is known here.
+--from FILE takes a file of `chickwork events export`, or - for the standard input. Events
+that are not known here are received anew, as far as they were not answered and did not
+wait where they were exported (what waits or is open there goes with --state waiting).
+They may have been answered there since: before anything is posted, a worker looks into
+the room, and gives up as uncertain what it cannot tell. Of events that are known here,
+archived or not, counts what is known here.
 
---into URL sends the original bytes of what is chosen, signed with CHATWORK_WEBHOOK_TOKEN, to another
-ingress, whatever became of them. The queue is not changed. A refusal ends it.
+--into URL sends the original bytes of what is chosen, signed with CHATWORK_WEBHOOK_TOKEN,
+to another ingress, whatever became of them. The queue is not changed. A refusal ends it.
 
 --shadow asks SimSimi about each, whatever became of it, and prints what the bot would say (+)
 beside what it said (-). Nothing is posted, queued or written down. SIMSIMI_API_KEY pays, and
@@ -79,9 +82,9 @@ quota (429) ends it; other errors are printed. --json adds question, reply, reas
 would be said), error, before (the reply then) and reason_before. For the same without asking,
 see `chickwork dev --from`.
 
---json prints, for each event that is put back (with --dry-run, for each chosen): id, bot, type,
-room_id, message_id, received_at, state, why, plan (put_back, retry, again, take_in, close or skip)
-and reason (why it is skipped).
+--json prints, for each event that is put back (with --dry-run, for each chosen): id, bot,
+type, room_id, message_id, received_at, state, why, plan (put_back, retry, again, take_in,
+close or skip) and reason (why it is skipped).
 
 Examples:
   chickwork replay --since 12h --dry-run
