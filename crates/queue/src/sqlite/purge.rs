@@ -57,6 +57,9 @@ impl Store {
     /// releases did, lies in its free pages and between its rows, and nobody could find out where. Tells
     /// why it was not done, if so. As long as it takes nobody else can write to the file.
     async fn rewrite(&self, limit: Duration) -> Result<Result<(), String>, StoreError> {
+        if limit.is_zero() {
+            return Ok(Err("no time was given for it".to_owned()));
+        }
         let path = self.inner.path.clone();
         let opened = tokio::task::spawn_blocking(move || {
             let flags = OpenFlags::default().difference(OpenFlags::SQLITE_OPEN_CREATE);
