@@ -411,7 +411,7 @@ pub(super) async fn two_replays_at_once_have_each_answered_once(kind: Kind) -> a
     let (one, other) = tokio::join!(say(bot.stage(), &words), say(bot.stage(), &words));
     for said in [one?, other?] {
         // Who comes second to a letter says that somebody else has it.
-        let is_beaten = said.err.contains("taken by somebody else");
+        let is_beaten = said.err.contains("taken or put back by somebody else");
         assert!(said.code == Some(0) || is_beaten, "{said:?}");
     }
     bot.all_answered_once(ALL_ANSWERED, &messages).await?;
@@ -446,10 +446,12 @@ pub(super) async fn an_exported_file_is_received_by_an_empty_deployment(
     ensure!(said.code == Some(0), "{said:?}");
 
     let there = Plan::on(kind)?.unlimited().start().await?;
-    let planned = plan(there.stage(), &["--from", file, "--all"]).await?;
+    // A broker could not tell there whether they wait, so they are not taken in by the way.
+    let words = ["--from", file, "--state", "answered,waiting,unexplained"];
+    let planned = plan(there.stage(), &words).await?;
     let expected = BTreeMap::from([("take_in", 3), ("skip", 2)]);
     assert_eq!(ways(&planned), expected);
-    let said = replay(there.stage(), &["--from", file, "--all"]).await?;
+    let said = replay(there.stage(), &words).await?;
     let ids: BTreeSet<_> = said.out.lines().map(str::to_owned).collect();
     let taken = planned.iter().filter(|(_, line)| line["plan"] == "take_in");
     assert_eq!(ids, taken.map(|(id, _)| id.clone()).collect());
@@ -463,7 +465,7 @@ pub(super) async fn an_exported_file_is_received_by_an_empty_deployment(
     );
 
     // Now they are known there, and answered.
-    let said = replay(there.stage(), &["--from", file, "--all"]).await?;
+    let said = replay(there.stage(), &words).await?;
     assert!(said.err.contains("5 skipped: answered"), "{said:?}");
     assert_eq!(there.sandbox.ledger().posted.len(), 3);
     here.end().await?;
@@ -819,8 +821,10 @@ pub(super) async fn what_was_answered_elsewhere_is_not_answered_here(
     let found = async {
         loop {
             let outcomes = bot.outcomes().await?;
-            let is_end = |outcome: &Outcome| outcome.what.is_end();
-            if let Some(end) = outcomes.into_iter().find(is_end) {
+            let is_its_end = |outcome: &Outcome| {
+                outcome.message_id.as_ref() == Some(&hook.message_id) && outcome.what.is_end()
+            };
+            if let Some(end) = outcomes.into_iter().find(is_its_end) {
                 return anyhow::Ok(end);
             }
             tokio::time::sleep(LOOK_AGAIN).await;
@@ -857,6 +861,8 @@ pub(super) async fn the_same_file_twice_is_received_once_whether_or_not_there_is
     };
     bot.front.start()?;
     bot.front.ready().await?;
+    // An ingress is ready before a broker has all objects, and the command makes none.
+    bot.dead_letters().await?;
     let said = from_file(&bot).await?;
     assert_eq!(said.out.lines().count(), 1, "{said:?}");
     let said = from_file(&bot).await?;
@@ -885,7 +891,9 @@ pub(super) async fn every_event_of_a_message_has_an_end_and_costs_nothing_more(
     start_worker(&mut bot).await?;
     let mut answered = deliver(&bot, 1..2).await?;
     answered.extend(deliver(&bot, 3..4).await?);
-    bot.all_answered_once(SOON, &answered).await?;
+    for message in &answered {
+        bot.posted(SOON, message).await?;
+    }
     archived(bot.stage(), 6).await?;
     all_but_the_lost_are_explained(bot.stage(), 3).await?;
     let planned = plan(bot.stage(), &["--all"]).await?;

@@ -306,7 +306,10 @@ fn round(text: &str) -> Result<Round, String> {
         "now" => Ok(Round::New),
         text => match text.parse::<Timestamp>() {
             Ok(then) if then > Timestamp::now() => Err("is in the future".to_owned()),
-            Ok(then) => Ok(Round::Begun(then)),
+            // To the millisecond, as queues keep it: else it would be another round than the one that was begun.
+            Ok(then) => Timestamp::from_millisecond(then.as_millisecond())
+                .map(Round::Begun)
+                .map_err(|error| error.to_string()),
             Err(_) => Err(
                 "is no time such as `2026-11-24T08:00:00.123Z`, which the command that was stopped has told"
                     .to_owned(),
