@@ -18,6 +18,8 @@ use chickwork_tests::stage::{
 use jiff::{SignedDuration, Timestamp};
 
 const ONE: u16 = 1;
+/// How long to wait before it is looked again.
+const AGAIN: Duration = Duration::from_millis(100);
 /// Longer than what is written beside the main way takes.
 const WRITTEN: Duration = Duration::from_secs(10);
 
@@ -614,6 +616,37 @@ async fn an_age_later(queue: &Queue) -> anyhow::Result<()> {
     soon("they are written", all).await?
 }
 
+pub(crate) async fn an_event_of_an_ingress_whose_clock_is_wrong_has_its_story(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    let (queue, looking) = (stage.queue().await?, looking(&stage).await?);
+    let mut asks = queue.claim_asks(ONE);
+    for hours in [-1, 0, 30] {
+        let event = received(1, SignedDuration::from_hours(hours))?;
+        queue.publisher().publish(&event).await?;
+        end(next(&mut asks).await?, Settlement::Done, vec![ignored()]).await?;
+        let archived = async {
+            loop {
+                let found = story(&looking, event.id).await?;
+                if found.event.is_some() && told(&found) == ["ignored"] {
+                    return anyhow::Ok(found);
+                }
+                // Copies are written some time soon, and nobody is told.
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        let found = soon("its story is there", archived).await??;
+        ensure!(found.standing == Standing::Ignored, "{found:?}");
+        let only = Choice {
+            ids: vec![event.id],
+            ..Choice::default()
+        };
+        let listed = list(&looking, only, None).await?;
+        ensure!(ids(&listed) == [event.id] && listed[0].standing == Standing::Ignored);
+    }
+    Ok(())
+}
+
 pub(crate) async fn what_a_person_did_about_an_event_much_later_is_told(
     stage: Stage,
 ) -> anyhow::Result<()> {
@@ -811,6 +844,7 @@ pub(crate) async fn events_are_listed_to_an_end_while_others_write(
             if archive(&queue, &an_event(number)).await.is_err() {
                 break;
             }
+            // Not a wait: so often do the others write.
             tokio::time::sleep(BETWEEN).await;
         }
     });

@@ -17,6 +17,8 @@ use super::tell;
 
 /// Shorter than a person could set it.
 const KEEP: Duration = Duration::from_secs(2);
+/// How long to wait before it is looked again.
+const AGAIN: Duration = Duration::from_millis(200);
 
 async fn queue_that_keeps(stage: &Stage, archive_keep: Duration) -> anyhow::Result<Queue> {
     let settings = Settings {
@@ -62,7 +64,8 @@ pub(crate) async fn what_was_archived_for_its_time_is_forgotten_although_nothing
             if archived(&queue).await?.is_empty() {
                 return anyhow::Ok(());
             }
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            // What is kept gets older, and nothing else happens.
+            tokio::time::sleep(AGAIN).await;
         }
     };
     soon("they are forgotten", forgotten).await?
@@ -103,7 +106,8 @@ fn what_a_file_has_forgotten_is_nowhere_in_its_bytes() -> anyhow::Result<()> {
         let forgotten = async {
             while tells()? {
                 queue.forget().await?;
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                // The same: a file tells nobody what its bytes are.
+                tokio::time::sleep(AGAIN).await;
             }
             anyhow::Ok(())
         };

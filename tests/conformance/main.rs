@@ -133,6 +133,7 @@ conformance! {
             what_waits_nowhere_is_unexplained,
             an_event_that_was_archived_twice_is_listed_once,
             a_story_is_told_from_the_first_line_to_the_last,
+            an_event_of_an_ingress_whose_clock_is_wrong_has_its_story,
             what_a_person_did_about_an_event_much_later_is_told,
             who_was_not_answered_has_a_story_to_the_end_whatever_the_log_has_lost,
             the_stories_of_a_message_are_those_of_every_event_about_it,

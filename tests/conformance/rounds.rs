@@ -58,6 +58,7 @@ async fn told(queue: &Queue, id: EventId, count: usize) -> anyhow::Result<Vec<Ou
             if told.len() >= count {
                 return anyhow::Ok(told);
             }
+            // A queue tells nobody that something is to be read: see `AGAIN`.
             tokio::time::sleep(AGAIN).await;
         }
     };
@@ -240,6 +241,7 @@ async fn stands(queue: &Queue, event: &Event) -> anyhow::Result<(Standing, Optio
             if let Some(listed) = queue.events(choice.clone(), None).next().await? {
                 return Ok::<_, anyhow::Error>(listed);
             }
+            // A queue tells nobody that something is to be read: see `AGAIN`.
             tokio::time::sleep(AGAIN).await;
         }
     };
@@ -355,6 +357,7 @@ pub(crate) async fn what_comes_from_elsewhere_is_taken_in_with_a_doubt_about_its
             {
                 return anyhow::Ok(known);
             }
+            // A queue tells nobody that something is to be read: see `AGAIN`.
             tokio::time::sleep(AGAIN).await;
         }
     };

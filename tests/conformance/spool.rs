@@ -268,6 +268,7 @@ fn what_was_forwarded_is_nowhere_in_the_bytes_of_the_spool() -> anyhow::Result<(
         ingress.until_empty().await?;
         let forgotten = async {
             while bytes_of(&path, b"a secret")? {
+                // A file tells nobody what its bytes are.
                 tokio::time::sleep(AGAIN).await;
             }
             anyhow::Ok(())

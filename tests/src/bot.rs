@@ -436,6 +436,7 @@ impl Bot {
                 if let Some(letter) = letters.into_iter().find(ours) {
                     return anyhow::Ok(letter);
                 }
+                // Somebody else's queue has nothing to be told by.
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
         };
@@ -455,6 +456,7 @@ impl Bot {
                         return anyhow::Ok(event);
                     }
                 }
+                // Somebody else's queue has nothing to be told by.
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
         };

@@ -287,6 +287,7 @@ pub(super) async fn a_mention_that_was_edited_in_is_missed_though_the_message_ha
     let second = Timestamp::now().as_second();
     let later = async {
         while Timestamp::now().as_second() == second {
+            // It is time itself that is waited for.
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     };
@@ -354,6 +355,7 @@ pub(super) async fn two_who_recover_at_once_have_each_mention_answered_once(
             if depths.iter().all(|depth| depth.jobs == 0) {
                 return anyhow::Ok(());
             }
+            // Somebody else's queue has nothing to be told by.
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     };

@@ -77,6 +77,7 @@ async fn exported(stage: &Stage, count: usize) -> anyhow::Result<(TempDir, PathB
             if events.lines().filter(|line| is_whole(line)).count() == count {
                 return Ok(());
             }
+            // Somebody else's queue has nothing to be told by.
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     };

@@ -119,6 +119,7 @@ async fn all_is_well(stage: &Stage) -> anyhow::Result<Value> {
             if said.code == Some(0) && sums["waiting"] == 0 {
                 return anyhow::Ok(sums);
             }
+            // Somebody else's queue has nothing to be told by.
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     };
@@ -138,6 +139,7 @@ async fn archived(stage: &Stage, count: usize) -> anyhow::Result<()> {
             if ids.len() >= count {
                 return anyhow::Ok(());
             }
+            // Somebody else's queue has nothing to be told by.
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     };
@@ -481,6 +483,7 @@ async fn all_but_the_lost_are_explained(stage: &Stage, lost: u64) -> anyhow::Res
             if sums["unexplained"] == lost && sums["waiting"] == 0 {
                 return anyhow::Ok(());
             }
+            // Somebody else's queue has nothing to be told by.
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     };
@@ -827,6 +830,7 @@ pub(super) async fn what_was_answered_elsewhere_is_not_answered_here(
             if let Some(end) = outcomes.into_iter().find(is_its_end) {
                 return anyhow::Ok(end);
             }
+            // Somebody else's queue has nothing to be told by.
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     };

@@ -49,6 +49,25 @@ const ACT_TAKES: SignedDuration = SignedDuration::from_secs(3);
 const QUIET_LINES: u32 = 1_000;
 const QUIET_LINES_AT_MOST: u32 = 50_000;
 
+/// How the clock by which an event was received stands to the broker's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Clocks {
+    /// They differ by this much at most.
+    Differ(SignedDuration),
+    /// The event lies nowhere near its own time.
+    Unknown,
+}
+
+impl Clocks {
+    /// From where on to read what became of an event that was received at this time.
+    fn since(self, received: Timestamp) -> From {
+        match self {
+            Self::Differ(_) => From::Time(received),
+            Self::Unknown => From::First,
+        }
+    }
+}
+
 /// A stream as it is when it is looked at first.
 #[derive(Debug, Clone, Copy)]
 struct End {
@@ -271,15 +290,20 @@ impl EventPages {
     /// Each by the time in its id; and what became of them, to the end, as a person may act by it.
     async fn one_by_one(&self, queue: &Queue) -> Result<Page, QueueError> {
         let mut found = Vec::new();
+        let mut clocks = Clocks::Differ(CLOCKS_DIFFER);
         let mut looked_through = 0;
         let ids: HashSet<EventId> = self.choice.ids.iter().copied().collect();
         let streams = Streams::open(&self.broker).await?;
         for id in ids {
             looked_through += 1;
-            let event = self.broker.find_event(&streams, id).await?;
-            found.extend(event.filter(|event| self.choice.takes(event)));
+            let (event, its_clocks) = self.broker.find_event(&streams, id).await?;
+            let event = event.filter(|event| self.choice.takes(event));
+            if event.is_some() && its_clocks == Clocks::Unknown {
+                clocks = its_clocks;
+            }
+            found.extend(event);
         }
-        let mut became = self.broker.became(&streams, &found).await?;
+        let mut became = self.broker.became(&streams, &found, clocks).await?;
         let mut events: Vec<Archived> = found
             .into_iter()
             .map(|event| Archived {
@@ -484,15 +508,15 @@ impl Broker {
         &self,
         streams: &Streams,
         id: EventId,
-    ) -> Result<Option<Event>, BrokerError> {
+    ) -> Result<(Option<Event>, Clocks), BrokerError> {
         if !self.keeps_archive() {
-            return Ok(None);
+            return Ok((None, Clocks::Unknown));
         }
         let whom = Whom::Event(id);
         let mut events = Vec::new();
-        self.find_events(streams, &About::new(&whom), &mut events)
-            .await?;
-        Ok(events.into_iter().next())
+        let about = About::new(&whom);
+        let clocks = self.find_events(streams, &about, &mut events).await?;
+        Ok((events.into_iter().next(), clocks))
     }
 
     /// All that became of these events, in the order in which it was stored.
@@ -500,6 +524,7 @@ impl Broker {
         &self,
         streams: &Streams,
         events: &[Event],
+        clocks: Clocks,
     ) -> Result<HashMap<EventId, Vec<Outcome>>, BrokerError> {
         let mut became: HashMap<EventId, Vec<Outcome>> =
             events.iter().map(|event| (event.id, Vec::new())).collect();
@@ -510,7 +535,10 @@ impl Broker {
         let Some(end) = end_of(self, &outcomes).await? else {
             return Ok(became);
         };
-        let since = From::Time(earlier(oldest, CLOCKS_DIFFER));
+        let since = match clocks.since(oldest) {
+            From::Time(since) => From::Time(earlier(since, CLOCKS_DIFFER)),
+            from => from,
+        };
         let Some(first) = streams.first_at(&outcomes, since, end).await? else {
             return Ok(became);
         };
@@ -529,9 +557,9 @@ impl Broker {
         let streams = Streams::open(self).await?;
         let mut found = Found::default();
         let about = About::new(whom);
-        let mut clocks_differ = CLOCKS_DIFFER;
+        let mut clocks = Clocks::Differ(CLOCKS_DIFFER);
         if self.keeps_archive() {
-            clocks_differ = self
+            clocks = self
                 .find_events(&streams, &about, &mut found.events)
                 .await?;
         }
@@ -555,12 +583,12 @@ impl Broker {
                     Reach::Answered => self.acts(&streams, &telling.ids, received).await?,
                     Reach::End => None,
                 };
-                telling.by_acts((received, clocks_differ), acts).await?;
+                telling.by_acts((received, clocks), acts).await?;
             }
             (None, Some(time)) => {
                 let read_from = telling.all_since(From::Time(time), end.offset + 1).await?;
-                // The time in a message's id may mean nothing.
-                if telling.told.is_empty() && !about.is_one() {
+                // The time in a message's id may mean nothing, and that in an event's may be of another clock.
+                if telling.told.is_empty() {
                     telling.all_since(From::First, read_from).await?;
                 }
             }
@@ -605,25 +633,25 @@ impl Broker {
         Ok(Some(acts.at))
     }
 
-    /// Finds the events, and tells by how much their clocks may differ from the broker's.
+    /// Finds the events, and tells how their clocks stand to the broker's.
     async fn find_events(
         &self,
         streams: &Streams,
         about: &About<'_>,
         events: &mut Vec<Event>,
-    ) -> Result<SignedDuration, BrokerError> {
+    ) -> Result<Clocks, BrokerError> {
         let archive = self.names().archive();
         let Some(end) = end_of(self, &archive).await? else {
-            return Ok(CLOCKS_DIFFER);
+            return Ok(Clocks::Differ(CLOCKS_DIFFER));
         };
         let all = streams.first_at(&archive, From::First, end).await?;
         let Some(first) = all else {
-            return Ok(CLOCKS_DIFFER);
+            return Ok(Clocks::Differ(CLOCKS_DIFFER));
         };
         let end_offset = end.offset + 1;
         let mut looked_from = end_offset;
         // An event, or a message, is mostly where its id says, and does not have to wait for what is a minute older.
-        if let Some(time) = about.whom.time()
+        if let Some(time) = about.whom.time().filter(|time| *time <= Timestamp::now())
             && let time = From::Time(earlier(time, CLOCKS_AGREE))
             && let Some(from) = streams.first_at(&archive, time, end).await?
         {
@@ -638,7 +666,7 @@ impl Broker {
             });
             between.await?;
             if !events.is_empty() {
-                return Ok(CLOCKS_AGREE);
+                return Ok(Clocks::Differ(CLOCKS_AGREE));
             }
         }
         if let Some(time) = about.looked_for_from()
@@ -678,18 +706,20 @@ impl Broker {
                 })
                 .await?;
         }
-        // The time in an id of ours is right; that in a message's id may mean nothing.
-        if events.is_empty() && !about.is_one() {
-            streams
-                .between(&archive, (first, looked_from), |delivery| {
-                    if about.is_event(&delivery) {
-                        events.extend(archived(&delivery));
-                    }
-                    Go::On
-                })
-                .await?;
+        if !events.is_empty() {
+            return Ok(Clocks::Differ(CLOCKS_DIFFER));
         }
-        Ok(CLOCKS_DIFFER)
+        // The time in a message's id may mean nothing, and that in an event's may be of another clock.
+        streams
+            .between(&archive, (first, looked_from), |delivery| {
+                if !about.is_event(&delivery) {
+                    return Go::On;
+                }
+                events.extend(archived(&delivery));
+                if about.is_one() { Go::Stop } else { Go::On }
+            })
+            .await?;
+        Ok(Clocks::Unknown)
     }
 }
 
@@ -729,12 +759,12 @@ impl Telling<'_> {
     /// people do about that is told by lines that may have been lost.
     async fn by_acts(
         &mut self,
-        (received, clocks_differ): (Timestamp, SignedDuration),
+        (received, clocks): (Timestamp, Clocks),
         acts: Option<Vec<Timestamp>>,
     ) -> Result<(), BrokerError> {
         let to = self.end.offset + 1;
-        let Some(acts) = acts else {
-            self.all_since(From::Time(received), to).await?;
+        let (Some(acts), Clocks::Differ(clocks_differ)) = (acts, clocks) else {
+            self.all_since(clocks.since(received), to).await?;
             return Ok(());
         };
         let mut read_to = 0;
