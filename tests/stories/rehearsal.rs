@@ -239,7 +239,10 @@ pub(super) async fn a_shadow_asks_and_says_nothing(kind: Kind) -> anyhow::Result
     assert!(unasked.err.contains("--yes"), "{unasked:?}");
     let dry = run(&mut shadow(&bot, &["--all", "--dry-run", "--json"])?).await?;
     assert_eq!(dry.code, Some(0), "{dry:?}");
-    assert!(dry.err.contains("SimSimi is asked 2 times"), "{dry:?}");
+    assert!(
+        dry.err.contains("SimSimi is to be asked 2 times"),
+        "{dry:?}"
+    );
     assert!(
         dry.err.contains("as Chickwork (account 1000001)"),
         "{dry:?}"

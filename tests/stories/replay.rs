@@ -243,7 +243,7 @@ pub(super) async fn one_replay_over_everything_has_each_answered_once(
     let said = replay(bot.stage(), &["--all"]).await?;
     for words in [
         "1000 events chosen:",
-        "    200 dead letters to be put back",
+        "    200 to be put back where given up, from the dead letters",
         "    600 skipped: answered already",
     ] {
         assert!(said.err.contains(words), "{words} in {said:?}");

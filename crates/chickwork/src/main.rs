@@ -12,6 +12,7 @@ mod filter;
 mod logging;
 mod open_files;
 mod output;
+mod pace;
 mod progress;
 mod recorded;
 mod reporting;

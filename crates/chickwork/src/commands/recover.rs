@@ -21,7 +21,6 @@ use chickwork_queue::event::{BotName, EventId};
 use chickwork_worker::Me;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::{MissedTickBehavior, interval};
 
 use self::allowance::Allowance;
 use self::known::Memory;
@@ -34,8 +33,8 @@ use crate::command_line;
 use crate::commands::{Call, Order};
 use crate::consent::Consent;
 use crate::filter::{self, Moment};
+use crate::pace::Pace;
 use crate::progress::Progress;
-use crate::settings::parse::{self, Rate};
 use crate::settings::read::{Mistakes, Reader as SettingsReader};
 use crate::settings::{RecoverSettings, Role};
 use crate::shutdown::Shutdown;
@@ -119,9 +118,7 @@ pub(crate) fn command() -> Command {
         flag("bot", "NAME", "The bot, as the webhook's path and the queue name it")
             .default_value("bot")
             .value_parser(filter::bot),
-        flag("rate", "RATE", "Queues at most so many in so much time")
-            .default_value("10/1s")
-            .value_parser(parse::rate),
+        Pace::flag(),
         switch("dry-run", "Shows what would be queued, and ends"),
         Consent::flag(),
         switch("json", "Prints one JSON object a line"),
@@ -143,7 +140,7 @@ struct Errand {
     max_age: SignedDuration,
     ignored: Vec<AccountId>,
     bot: BotName,
-    rate: Rate,
+    pace: Pace,
     dry_run: bool,
     consent: Consent,
     json: bool,
@@ -222,7 +219,7 @@ impl Errand {
                 .get_one::<BotName>("bot")
                 .expect("it has a default")
                 .clone(),
-            rate: *flags.get_one("rate").expect("it has a default"),
+            pace: Pace::of(flags),
             dry_run: flags.get_flag("dry-run"),
             consent: Consent::of(flags),
             json: flags.get_flag("json"),
@@ -507,10 +504,8 @@ impl Errand {
         for effect in self.effects(mentions, now) {
             writeln!(out, "{effect}")?;
         }
-        let pauses = u32::try_from(mentions.len()).unwrap_or(u32::MAX);
-        let time = self.pause().saturating_mul(pauses);
-        if time >= LONG {
-            writeln!(out, "This takes about {}; see --rate.", words::length(time))?;
+        if let Some(warning) = self.pace.warning(mentions.len() as u64) {
+            writeln!(out, "{warning}")?;
         }
         Ok(())
     }
@@ -554,11 +549,6 @@ impl Errand {
         }
     }
 
-    /// From one event to the next.
-    fn pause(&self) -> Duration {
-        self.rate.per / self.rate.calls
-    }
-
     /// Queues them. True when all of them are.
     async fn put_in(
         &self,
@@ -568,8 +558,7 @@ impl Errand {
         listing: &Listing<'_>,
         shutdown: &Shutdown,
     ) -> anyhow::Result<bool> {
-        let mut pace = interval(self.pause());
-        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pace = self.pace.ticks();
         let total = mentions.len() as u64;
         let mut progress = Progress::of(total);
         let mut end = End::Reached;

@@ -10,6 +10,7 @@ mod put_back;
 mod shadow;
 
 use std::collections::HashSet;
+use std::process::ExitCode;
 
 use chickwork_queue::Location;
 use chickwork_queue::event::EventId;
@@ -25,7 +26,8 @@ use crate::command_line;
 use crate::commands::{Call, Order};
 use crate::consent::Consent;
 use crate::filter;
-use crate::settings::parse::{self, Rate};
+use crate::pace::Pace;
+use crate::settings::parse;
 use crate::settings::read::{Mistakes, Reader};
 use crate::settings::{MAX_AGE, OperatorSettings, Role, ShadowSettings, WEBHOOK_TOKEN};
 use crate::words;
@@ -164,14 +166,7 @@ pub(crate) fn command() -> Command {
             .default_value(USUAL_REASON)
             .help("Why; kept in the outcomes of each event"),
     )
-    .arg(
-        Arg::new("rate")
-            .long("rate")
-            .value_name("RATE")
-            .value_parser(parse::rate)
-            .default_value("10/1s")
-            .help("At most so many in so much time"),
-    )
+    .arg(Pace::flag())
     .arg(switch("dry-run", "Says what would happen to each, and ends"))
     .arg(Consent::flag())
     .arg(switch("json", "Prints one JSON object a line"))
@@ -207,9 +202,10 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
         choice: choice::of(flags, now),
         on_broker: matches!(queue.location, Location::Amqp(_)),
         kept_since: audit::oldest_kept(&queue, now),
+        is_archived: !queue.archive_keep.is_zero(),
     };
     let limit = choice::limit(flags);
-    let rate: Rate = *flags.get_one("rate").expect("it has a default");
+    let pace = Pace::of(flags);
     let dry_run = flags.get_flag("dry-run");
     let consent = Consent::of(flags);
     let json = flags.get_flag("json");
@@ -219,7 +215,7 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
             choosing,
             settings,
             limit,
-            rate,
+            pace,
             dry_run,
             consent,
             json,
@@ -244,7 +240,7 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
                 .get_one::<String>("reason")
                 .expect("it has a default")
                 .clone(),
-            rate,
+            pace,
             dry_run,
             consent,
             json,
@@ -260,7 +256,7 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
         url,
         token: tokens.first,
         limit,
-        rate,
+        pace,
         dry_run,
         consent,
         json,
@@ -325,6 +321,15 @@ fn source(text: &str) -> Result<Source, String> {
         "dead" => Source::Dead,
         path => Source::File(path.to_owned()),
     })
+}
+
+/// The exit code.
+fn code(is_good: bool) -> ExitCode {
+    if is_good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Says which of the named events are not there. True if there are none such.

@@ -11,12 +11,11 @@ use chickwork_queue::event::{Event, EventId};
 use chickwork_queue::outcome::By;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use jiff::Timestamp;
-use tokio::time::{MissedTickBehavior, interval};
 
 use super::super::dead::take;
 use crate::consent::Consent;
+use crate::pace::Pace;
 use crate::progress::Progress;
-use crate::settings::parse::{self, Rate};
 use crate::shutdown::Shutdown;
 use crate::words;
 
@@ -32,7 +31,7 @@ const LARGEST_BATCH: usize = 64 * 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Requeue {
     reason: String,
-    rate: Rate,
+    pace: Pace,
     consent: Consent,
 }
 
@@ -56,29 +55,18 @@ impl Requeue {
                         "Why; kept in the outcomes of each event [default: {USUAL_REASON}]"
                     )),
             )
-            .arg(
-                Arg::new("rate")
-                    .long("rate")
-                    .value_name("RATE")
-                    .requires("requeue")
-                    .value_parser(parse::rate)
-                    .help("Puts back at most so many in so much time [default: 10/1s]"),
-            )
+            .arg(Pace::flag().requires("requeue"))
             .arg(Consent::flag().requires("requeue"))
     }
 
     /// What the flags say; `None`: nothing is to be put back.
     pub(super) fn of(flags: &ArgMatches) -> Option<Self> {
-        let usual_rate = Rate {
-            calls: 10,
-            per: Duration::from_secs(1),
-        };
         flags.get_flag("requeue").then(|| Self {
             reason: flags
                 .get_one::<String>("reason")
                 .map_or(USUAL_REASON, String::as_str)
                 .to_owned(),
-            rate: flags.get_one("rate").copied().unwrap_or(usual_rate),
+            pace: Pace::of(flags),
             consent: Consent::of(flags),
         })
     }
@@ -134,8 +122,7 @@ impl Requeue {
         // From here on: a prompt is better interrupted in the usual way.
         let (_trigger, shutdown) =
             Shutdown::on_signals(FINISH_LIMIT).context("cannot wait for signals")?;
-        let mut pace = interval(self.rate.per / self.rate.calls);
-        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pace = self.pace.ticks();
         let total = left.len() as u64;
         let mut progress = Progress::of(total);
         let end = 'all: loop {

@@ -12,7 +12,7 @@ use chickwork_queue::outcome::By;
 use chickwork_queue::{Queue, QueueError};
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 use jiff::Timestamp;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::Interval;
 
 use super::groups::Groups;
 use super::{Chosen, on_queue};
@@ -20,14 +20,12 @@ use crate::command_line;
 use crate::commands::{Call, Order};
 use crate::consent::Consent;
 use crate::filter::{self, Filter};
+use crate::pace::Pace;
 use crate::progress::Progress;
-use crate::settings::parse::{self, Rate};
 use crate::settings::read::Mistakes;
 use crate::shutdown::Shutdown;
 use crate::{output, words};
 
-/// A run that is longer than this says so before it begins.
-const LONG: Duration = Duration::from_secs(10);
 /// How long the letter at hand may take once the command is to stop.
 const FINISH_LIMIT: Duration = Duration::from_secs(30);
 /// The longest reason, in bytes: it is kept with every letter's outcomes.
@@ -126,14 +124,7 @@ pub(super) fn command(deed: Deed) -> Command {
                 .default_value(deed.usual_reason())
                 .help("Why; kept in the outcomes of each event"),
         )
-        .arg(
-            Arg::new("rate")
-                .long("rate")
-                .value_name("RATE")
-                .value_parser(parse::rate)
-                .default_value("10/1s")
-                .help("At most so many in so much time"),
-        )
+        .arg(Pace::flag())
         .arg(switch("dry-run", "Says what would happen, and ends"))
         .arg(Consent::flag())
         .arg(switch(
@@ -158,7 +149,7 @@ struct Errand {
     /// Whether uncertain replies are posted without looking.
     again: bool,
     reason: String,
-    rate: Rate,
+    pace: Pace,
     dry_run: bool,
     consent: Consent,
     json: bool,
@@ -184,7 +175,7 @@ impl Errand {
                 .get_one::<String>("reason")
                 .expect("it has a default")
                 .clone(),
-            rate: *flags.get_one("rate").expect("it has a default"),
+            pace: Pace::of(flags),
             dry_run: flags.get_flag("dry-run"),
             consent: Consent::of(flags),
             json: flags.get_flag("json"),
@@ -220,17 +211,10 @@ impl Errand {
         for effect in effects(letters, self.deed, self.again) {
             writeln!(out, "{effect}")?;
         }
-        let pauses = u32::try_from(letters.len() - 1).unwrap_or(u32::MAX);
-        let time = self.pause() * pauses;
-        if time >= LONG {
-            writeln!(out, "This takes about {}; see --rate.", words::length(time))?;
+        if let Some(warning) = self.pace.warning(letters.len() as u64) {
+            writeln!(out, "{warning}")?;
         }
         Ok(())
-    }
-
-    /// From one letter to the next.
-    fn pause(&self) -> Duration {
-        self.rate.per / self.rate.calls
     }
 
     async fn agreed(&self, letters: &[DeadLetter]) -> anyhow::Result<bool> {
@@ -251,8 +235,7 @@ impl Errand {
         // From here on: a prompt is better interrupted in the usual way.
         let (_trigger, shutdown) =
             Shutdown::on_signals(FINISH_LIMIT).context("cannot wait for signals")?;
-        let mut pace = interval(self.pause());
-        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pace = self.pace.ticks();
         let total = letters.len() as u64;
         let mut progress = Progress::of(total);
         let mut end = Ok(End::Reached);
@@ -479,7 +462,7 @@ mod tests {
                 let errand = errand(deed, flags).expect("right usage");
                 assert_eq!(errand.reason, deed.usual_reason());
                 assert_eq!(errand.consent, Consent::ToBeAsked);
-                assert_eq!(errand.pause(), Duration::from_millis(100));
+                assert_eq!(errand.pace.between(), Duration::from_millis(100));
             }
         }
         assert!(errand(Deed::Drop, &["--all", "--again"]).is_err());

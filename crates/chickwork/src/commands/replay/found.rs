@@ -1,7 +1,7 @@
 //! The events that a replay chooses: what is known of each, and where its bytes are. From the archive, from
 //! the dead letters, or from a file of `events export`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -283,9 +283,42 @@ pub(super) struct Choosing {
     pub(super) on_broker: bool,
     /// From when on everything is known that has become of events.
     pub(super) kept_since: Timestamp,
+    /// Whether what comes in is archived.
+    pub(super) is_archived: bool,
 }
 
 impl Choosing {
+    /// Those that are chosen, oldest first, at most so many, for something that is of one bot; and whether
+    /// all that were named are there.
+    pub(super) async fn of_one_bot(
+        &self,
+        queue: Option<&Queue>,
+        limit: Option<u64>,
+        what: &str,
+    ) -> anyhow::Result<(Vec<Found>, bool)> {
+        let mut found = self.find(queue).await?;
+        let all_found = super::tell_of_missing(&self.choice.ids, &found);
+        let limit = limit.and_then(|limit| usize::try_from(limit).ok());
+        found.truncate(limit.unwrap_or(usize::MAX));
+        let bots: BTreeSet<_> = found.iter().map(|event| event.bot.as_str()).collect();
+        anyhow::ensure!(
+            bots.len() <= 1,
+            "these events were sent to several bots ({}), and {what} is that of one: choose with --bot",
+            Vec::from_iter(bots).join(", ")
+        );
+        Ok((found, all_found))
+    }
+
+    /// Why nothing may have been found where something was expected.
+    pub(super) fn hint(&self) -> &'static str {
+        match self.source {
+            Source::Archive if !self.is_archived => {
+                " There is no archive (CHICKWORK_ARCHIVE_KEEP is 0): see --from dead."
+            }
+            _ => "",
+        }
+    }
+
     /// All that are chosen, oldest first. Without a queue only those of a file, by what the file tells.
     pub(super) async fn find(&self, queue: Option<&Queue>) -> anyhow::Result<Vec<Found>> {
         let finding = async {

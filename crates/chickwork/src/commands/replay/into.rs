@@ -13,12 +13,12 @@ use chickwork_chatwork::signature::Token;
 use chickwork_queue::Queue;
 use chickwork_sandbox::webhook::{Courier, Sent};
 use serde::Serialize;
-use tokio::time::{MissedTickBehavior, interval};
 
+use super::code;
 use super::found::{Bodies, Choosing, Found};
 use crate::consent::Consent;
+use crate::pace::Pace;
 use crate::progress::Progress;
-use crate::settings::parse::Rate;
 use crate::shutdown::Shutdown;
 use crate::{output, words};
 
@@ -34,7 +34,7 @@ pub(super) struct Errand {
     pub(super) url: String,
     pub(super) token: Token,
     pub(super) limit: Option<u64>,
-    pub(super) rate: Rate,
+    pub(super) pace: Pace,
     pub(super) dry_run: bool,
     pub(super) consent: Consent,
     pub(super) json: bool,
@@ -52,26 +52,15 @@ struct Line<'a> {
 impl Errand {
     /// Sends them, or says what it would send.
     pub(super) async fn run(self, queue: Option<&Queue>) -> anyhow::Result<ExitCode> {
-        if !self.dry_run {
-            self.consent.check()?;
-        }
-        let mut found = self.choosing.find(queue).await?;
-        let all_found = super::tell_of_missing(&self.choosing.choice.ids, &found);
-        let limit = self.limit.and_then(|limit| usize::try_from(limit).ok());
-        found.truncate(limit.unwrap_or(usize::MAX));
-        let mut bots: Vec<_> = found.iter().map(|event| &event.bot).collect();
-        bots.sort();
-        bots.dedup();
-        anyhow::ensure!(
-            bots.len() <= 1,
-            "these events were sent to several bots ({}), and an address is that of one: choose with --bot",
-            bots.iter()
-                .map(|bot| bot.as_str())
-                .collect::<Vec<_>>()
-                .join(", ")
-        );
+        let (found, all_found) = self
+            .choosing
+            .of_one_bot(queue, self.limit, "an address")
+            .await?;
         if found.is_empty() {
-            words::tell("Nothing to do: there are no events, or these flags choose none.");
+            words::tell(format_args!(
+                "Nothing to do: there are no events, or these flags choose none.{}",
+                self.choosing.hint()
+            ));
             return Ok(code(all_found));
         }
         let total = found.len() as u64;
@@ -119,8 +108,7 @@ impl Errand {
         let (_trigger, shutdown) =
             Shutdown::on_signals(FINISH_LIMIT).context("cannot wait for signals")?;
         let courier = Courier::new()?;
-        let mut pace = interval(self.rate.per / self.rate.calls);
-        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pace = self.pace.ticks();
         let mut bodies = Bodies::of(queue, found);
         let mut progress = Progress::of(total);
         let (mut answers, mut silences) = (BTreeMap::<String, u64>::new(), 0);
@@ -224,13 +212,6 @@ enum End {
     Refused(u16),
     /// Nobody is there.
     Silent(String),
-}
-
-fn code(is_good: bool) -> ExitCode {
-    match is_good {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    }
 }
 
 /// What to do about a refusal.

@@ -13,18 +13,16 @@ use chickwork_queue::dead::{DeadLetter, Verdict};
 use chickwork_queue::event::{Event, EventId};
 use chickwork_queue::outcome::{By, What};
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval};
 
 use super::found::{Bodies, Choosing, Found};
 use super::plan::{self, Deed, Planned, Skip, Wish};
 use crate::consent::Consent;
+use crate::pace::Pace;
 use crate::progress::Progress;
-use crate::settings::parse::Rate;
 use crate::shutdown::Shutdown;
 use crate::{output, words};
 
-/// A run that is longer than this says so before it begins.
-const LONG: Duration = Duration::from_secs(10);
 /// How long the event at hand may take once the command is to stop.
 const FINISH_LIMIT: Duration = Duration::from_secs(30);
 /// So often it is looked whether somebody else answers the same messages once more.
@@ -43,7 +41,7 @@ pub(super) struct Errand {
     pub(super) wish: Wish,
     pub(super) limit: Option<u64>,
     pub(super) reason: String,
-    pub(super) rate: Rate,
+    pub(super) pace: Pace,
     pub(super) dry_run: bool,
     pub(super) consent: Consent,
     pub(super) json: bool,
@@ -52,9 +50,6 @@ pub(super) struct Errand {
 impl Errand {
     /// Does it, or says what it would do.
     pub(super) async fn run(self, queue: &Queue) -> anyhow::Result<ExitCode> {
-        if !self.dry_run {
-            self.consent.check()?;
-        }
         let found = self.choosing.find(Some(queue)).await?;
         let all_found = super::tell_of_missing(&self.choosing.choice.ids, &found);
         let (planned, beyond_limit) = self.plan(found);
@@ -162,20 +157,14 @@ impl Errand {
         if goes == 0 {
             return writeln!(
                 out,
-                "Nothing to do: nothing that these flags choose is to be put back."
+                "Nothing to do: nothing that these flags choose is to be put back.{}",
+                self.choosing.hint()
             );
         }
-        let pauses = u32::try_from(goes - 1).unwrap_or(u32::MAX);
-        let time = self.pause() * pauses;
-        if time >= LONG {
-            writeln!(out, "This takes about {}; see --rate.", words::length(time))?;
+        if let Some(warning) = self.pace.warning(goes) {
+            writeln!(out, "{warning}")?;
         }
         Ok(())
-    }
-
-    /// From one event to the next.
-    fn pause(&self) -> Duration {
-        self.rate.per / self.rate.calls
     }
 
     async fn agreed(&self, goes: u64) -> anyhow::Result<bool> {
@@ -207,12 +196,10 @@ impl Errand {
                 "This round is --again={round}: should it be interrupted, that goes on with it."
             ));
         }
-        let mut pace = interval(self.pause());
-        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut run = Run {
             errand: self,
             queue,
-            pace,
+            pace: self.pace.ticks(),
             shutdown,
             progress: Progress::of(total),
             others: Others::since(self.wish.now),
@@ -551,7 +538,7 @@ fn sums(planned: &[Planned], again: bool) -> Vec<String> {
 fn effect(deed: Deed) -> &'static str {
     match deed {
         Deed::PutBack => "to be put back, and asked about",
-        Deed::Retry => "dead letters to be put back where they were given up",
+        Deed::Retry => "to be put back where given up, from the dead letters",
         Deed::Again => {
             "to be answered AGAIN: they are answered, and their rooms will hear a SECOND REPLY"
         }

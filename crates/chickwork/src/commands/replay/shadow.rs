@@ -15,15 +15,15 @@ use chickwork_queue::outcome::{Outcome, What};
 use chickwork_worker::{End, Me, Rehearsal, Rehearsed};
 use jiff::Timestamp;
 use serde::Serialize;
-use tokio::time::{MissedTickBehavior, interval};
 
+use super::code;
 use super::found::{Bodies, Choosing, Found};
 use crate::comparison::Side;
 use crate::consent::Consent;
+use crate::pace::Pace;
 use crate::progress::Progress;
 use crate::recorded::{Before, Recorded};
 use crate::settings::ShadowSettings;
-use crate::settings::parse::Rate;
 use crate::shutdown::Shutdown;
 use crate::{output, words};
 
@@ -38,7 +38,7 @@ pub(super) struct Errand {
     pub(super) choosing: Choosing,
     pub(super) settings: ShadowSettings,
     pub(super) limit: Option<u64>,
-    pub(super) rate: Rate,
+    pub(super) pace: Pace,
     pub(super) dry_run: bool,
     pub(super) consent: Consent,
     pub(super) json: bool,
@@ -69,30 +69,22 @@ struct Line<'a> {
 impl Errand {
     /// Rehearses them, or says what SimSimi would be asked.
     pub(super) async fn run(self, queue: Option<&Queue>) -> anyhow::Result<ExitCode> {
-        if !self.dry_run {
-            self.consent.check()?;
-        }
-        let mut found = self.choosing.find(queue).await?;
-        let all_found = super::tell_of_missing(&self.choosing.choice.ids, &found);
-        let limit = self.limit.and_then(|limit| usize::try_from(limit).ok());
-        found.truncate(limit.unwrap_or(usize::MAX));
-        let mut bots: Vec<_> = found.iter().map(|event| event.bot.as_str()).collect();
-        bots.sort_unstable();
-        bots.dedup();
-        anyhow::ensure!(
-            bots.len() <= 1,
-            "these events were sent to several bots ({}), and an API token is that of one: choose with --bot",
-            bots.join(", ")
-        );
+        let (found, all_found) = self
+            .choosing
+            .of_one_bot(queue, self.limit, "an API token")
+            .await?;
         if found.is_empty() {
-            words::tell("Nothing to do: there are no events, or these flags choose none.");
+            words::tell(format_args!(
+                "Nothing to do: there are no events, or these flags choose none.{}",
+                self.choosing.hint()
+            ));
             return Ok(code(all_found));
         }
         let rehearsal = self.rehearsal().await?;
         let questions = questions(&rehearsal, queue, found.clone()).await?;
         let (total, name) = (found.len() as u64, &rehearsal.me.name);
         words::tell(format_args!(
-            "{} to be rehearsed as {} (account {}): SimSimi is asked {}, which costs as many calls. Nothing is posted, queued or written down.",
+            "{} to be rehearsed as {} (account {}): SimSimi is to be asked {}, which costs as many calls. Nothing is posted, queued or written down.",
             words::count(total, "event"),
             words::line(name, LONGEST_SHOWN),
             rehearsal.me.account,
@@ -150,8 +142,7 @@ impl Errand {
         // From here on: a prompt is better interrupted in the usual way.
         let (_trigger, shutdown) =
             Shutdown::on_signals(FINISH_LIMIT).context("cannot wait for signals")?;
-        let mut pace = interval(self.rate.per / self.rate.calls);
-        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pace = self.pace.ticks();
         let (total, mut failed) = (found.len() as u64, 0);
         let mut bodies = Bodies::of(queue, found);
         let mut progress = Progress::of(total);
@@ -211,9 +202,12 @@ impl Errand {
             0 => String::new(),
             failed => format!(" ({failed} without an answer)"),
         };
-        words::tell(format_args!(
-            "{done} of {total} rehearsed{unanswered}{rest}."
-        ));
+        let deed = if self.dry_run {
+            "shown, without asking"
+        } else {
+            "rehearsed"
+        };
+        words::tell(format_args!("{done} of {total} {deed}{unanswered}{rest}."));
         if let Ended::Refused(error) = &end {
             let error = words::line(&error.to_string(), LONGEST_SHOWN);
             words::tell(words::sentence(&error));
@@ -293,13 +287,6 @@ enum Ended {
     Unread,
     /// SimSimi refuses us, and would refuse the next question as well.
     Refused(AskError),
-}
-
-fn code(is_good: bool) -> ExitCode {
-    match is_good {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    }
 }
 
 /// How often SimSimi is asked about these.
