@@ -45,7 +45,6 @@ pub(crate) struct Roles {
     ingress: Option<Ingress>,
     worker: Option<Worker>,
     reporting: Reporting,
-    /// Ends with the process.
     /// Where webhooks are taken.
     forgetting: Option<JoinHandle<()>>,
     shutdown: Shutdown,
