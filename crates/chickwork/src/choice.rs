@@ -8,6 +8,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use jiff::Timestamp;
 
+use crate::command_line;
 use crate::commands::events::whom::Named;
 use crate::filter::{HEADING, Moment, bot, event_id, moment};
 
@@ -31,11 +32,7 @@ States (--state, and the field state):
 /// The flags of a command about events.
 pub(crate) fn flags() -> [Arg; 11] {
     let flag = |name: &'static str, value: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .value_name(value)
-            .help_heading(HEADING)
-            .help(help)
+        command_line::value(name, value, help).help_heading(HEADING)
     };
     let types = PossibleValuesParser::new([
         "mention_to_me",

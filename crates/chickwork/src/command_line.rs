@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use clap::error::ErrorKind;
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::commands;
 use crate::settings::{ALL, About, Role};
@@ -47,6 +47,19 @@ pub(crate) fn command(name: &'static str, about: &'static str, roles: &[Role]) -
 /// A command that an operator points at a queue which is there.
 pub(crate) fn operators(name: &'static str, about: &'static str) -> Command {
     command(name, about, &[Role::Operator])
+}
+
+/// A flag that is given or not.
+pub(crate) fn switch(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .action(ArgAction::SetTrue)
+        .help(help)
+}
+
+/// A flag with a value, which the help names so.
+pub(crate) fn value(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name(value).help(help)
 }
 
 /// The command with another default in the help of a setting than the table's.

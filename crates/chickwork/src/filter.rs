@@ -10,6 +10,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use jiff::Timestamp;
 
+use crate::command_line;
 use crate::commands::events::whom::{self, Named};
 use crate::settings::parse;
 use crate::words;
@@ -48,11 +49,7 @@ impl Filter {
     /// The flags of a command about dead letters.
     pub(crate) fn flags() -> [Arg; 9] {
         let flag = |name: &'static str, value: &'static str, help: &'static str| {
-            Arg::new(name)
-                .long(name)
-                .value_name(value)
-                .help_heading(HEADING)
-                .help(help)
+            command_line::value(name, value, help).help_heading(HEADING)
         };
         let causes = PossibleValuesParser::new(Cause::ALL.map(Cause::as_str))
             .map(|name| Cause::from_name(&name).expect("it is one of the possible values"));

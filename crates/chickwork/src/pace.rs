@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Arg, ArgMatches};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use crate::command_line;
 use crate::settings::parse::{self, Rate};
 use crate::words;
 
@@ -20,12 +21,9 @@ pub(crate) struct Pace(Rate);
 impl Pace {
     /// `--rate`.
     pub(crate) fn flag() -> Arg {
-        Arg::new("rate")
-            .long("rate")
-            .value_name("RATE")
+        command_line::value("rate", "RATE", "At most so many in so much time")
             .value_parser(parse::rate)
             .default_value(USUAL)
-            .help("At most so many in so much time")
     }
 
     /// What the flags say.

@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use chickwork_queue::audit::{Audit, Sums, Twice, Unexplained};
 use chickwork_queue::{Queue, QueueError, Settings};
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{ArgMatches, Command};
 use jiff::Timestamp;
 use serde::Serialize;
 
 use self::requeue::Requeue;
 use super::dead::{on_queue, settings};
-use crate::command_line;
+use crate::command_line::{self, switch};
 use crate::commands::{Call, Order};
 use crate::filter::{self, Moment};
 use crate::settings::parse;
@@ -65,25 +65,13 @@ pub(crate) fn command() -> Command {
     );
     let command = command
         .arg(
-            Arg::new("since")
-                .long("since")
-                .value_name("WHEN")
-                .value_parser(since)
-                .help("Only what was received since then: a time (2026-11-24T08:00:00Z), or so long ago (2h, 7d) [default: all that is kept]"),
+            command_line::value("since", "WHEN", "Only what was received since then: a time (2026-11-24T08:00:00Z), or so long ago (2h, 7d) [default: all that is kept]").value_parser(since),
         )
         .arg(
-            Arg::new("wait")
-                .long("wait")
-                .value_name("TIME")
-                .value_parser(wait)
-                .default_value("30s")
-                .help("How long to look again until what is under way has come to an end"),
+            command_line::value("wait", "TIME", "How long to look again until what is under way has come to an end").value_parser(wait).default_value("30s"),
         )
         .arg(
-            Arg::new("json")
-                .long("json")
-                .action(ArgAction::SetTrue)
-                .help("Prints one JSON object a line"),
+            switch("json", "Prints one JSON object a line"),
         );
     Requeue::flags(command).after_help(NOTES)
 }

@@ -16,11 +16,11 @@ use chickwork_chatwork::signature::Tokens;
 use chickwork_queue::event::BotName;
 use chickwork_queue::{Declare, Location};
 use chickwork_sandbox::{DEMO_WEBHOOK_TOKEN, Sandbox};
-use clap::{Arg, ArgAction, Command};
+use clap::Command;
 use jiff::Timestamp;
 use tempfile::TempDir;
 
-use crate::command_line;
+use crate::command_line::{self, switch};
 use crate::commands::dev::from::From;
 use crate::commands::dev::talk::Talk;
 use crate::commands::{Call, Order};
@@ -51,12 +51,10 @@ pub(crate) fn command() -> Command {
         ),
         command_line::with_default,
     )
-    .arg(
-        Arg::new("once")
-            .long("once")
-            .action(ArgAction::SetTrue)
-            .help("Ends after the first reply; fails with a reason when none comes in 30 s"),
-    );
+    .arg(switch(
+        "once",
+        "Ends after the first reply; fails with a reason when none comes in 30 s",
+    ));
     From::flags(command).after_help(from::NOTES)
 }
 

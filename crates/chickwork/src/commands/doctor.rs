@@ -10,11 +10,11 @@ use std::process::ExitCode;
 
 use chickwork_queue::examine::{Finding, Grade, Needs};
 use clap::builder::PossibleValuesParser;
-use clap::{Arg, ArgAction, Command};
+use clap::{Arg, Command};
 use serde_json::{Value, json};
 
 use self::sense::Readable;
-use crate::command_line;
+use crate::command_line::{self, switch};
 use crate::commands::{Call, Order};
 use crate::settings::parse::LogFormat;
 use crate::settings::read::{Given, Kind, Mistake, Mistakes, Reader};
@@ -37,12 +37,6 @@ call.
 Exits 0 when nothing is wrong, else 1. Wrong settings are findings here.";
 
 pub(crate) fn command() -> Command {
-    let flag = |name: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .action(ArgAction::SetTrue)
-            .help(help)
-    };
     command_line::command(
         "doctor",
         "Checks settings, queue, spool, tokens and clock, and says what is wrong and what to do",
@@ -56,9 +50,12 @@ pub(crate) fn command() -> Command {
             .default_value("serve")
             .help("Checks what a process of this role needs, and nothing else"),
     )
-    .arg(flag("ask", "Asks SimSimi one question"))
-    .arg(flag("strict", "Takes what somebody should know for wrong"))
-    .arg(flag("json", "Prints one JSON object a line"))
+    .arg(switch("ask", "Asks SimSimi one question"))
+    .arg(switch(
+        "strict",
+        "Takes what somebody should know for wrong",
+    ))
+    .arg(switch("json", "Prints one JSON object a line"))
     .after_help(AFTER_HELP)
 }
 

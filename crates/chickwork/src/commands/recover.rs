@@ -19,7 +19,7 @@ use chickwork_clients::chatwork::{self, CallError, Chatwork};
 use chickwork_queue::Queue;
 use chickwork_queue::event::{BotName, EventId};
 use chickwork_worker::Me;
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{ArgAction, ArgMatches, Command, value_parser};
 use jiff::{SignedDuration, Timestamp};
 
 use self::allowance::Allowance;
@@ -29,12 +29,12 @@ use self::missed::{Mention, Mentions, Reach, Search};
 use self::rooms::{Headway, Place, Reader};
 use super::audit;
 use super::dead::on_queue;
-use crate::command_line;
+use crate::command_line::{self, switch};
 use crate::commands::{Call, Order};
 use crate::consent::Consent;
 use crate::filter::{self, Moment};
 use crate::pace::Pace;
-use crate::progress::Progress;
+use crate::run::Run;
 use crate::settings::read::{Mistakes, Reader as SettingsReader};
 use crate::settings::{RecoverSettings, Role};
 use crate::shutdown::Shutdown;
@@ -80,15 +80,7 @@ Examples:
   chickwork recover --room 123456789 --since 3h --ignore-age --yes";
 
 pub(crate) fn command() -> Command {
-    let flag = |name: &'static str, value: &'static str, help: &'static str| {
-        Arg::new(name).long(name).value_name(value).help(help)
-    };
-    let switch = |name: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .action(ArgAction::SetTrue)
-            .help(help)
-    };
+    let flag = command_line::value;
     command_line::command(
         "recover",
         "Finds mentions that were missed while the ingress was out of reach, and queues them",
@@ -558,50 +550,21 @@ impl Errand {
         listing: &Listing<'_>,
         shutdown: &Shutdown,
     ) -> anyhow::Result<bool> {
-        let mut pace = self.pace.ticks();
         let total = mentions.len() as u64;
-        let mut progress = Progress::of(total);
-        let mut end = End::Reached;
-        for mention in mentions {
-            tokio::select! {
-                biased;
-                () = shutdown.requested() => {
-                    end = End::Stopped;
-                    break;
-                }
-                _ = pace.tick() => {}
+        let mut run = Run::stopped_by(shutdown.clone(), total, self.pace);
+        let put_in = async {
+            for mention in mentions {
+                run.turn().await?;
+                let event = mention.event(&self.bot, me, Timestamp::now());
+                let queued = run.finish(queue.recover(&event));
+                queued.await?.context("the queue does not take them")?;
+                run.step(self.print(&mention, event.id, listing))?;
             }
-            let event = mention.event(&self.bot, me, Timestamp::now());
-            let published = tokio::select! {
-                published = queue.recover(&event) => published,
-                () = shutdown.deadline() => {
-                    end = End::Stopped;
-                    break;
-                }
-            };
-            if let Err(error) = published {
-                end = End::Failed(error.into());
-                break;
-            }
-            progress.step();
-            if self.print(&mention, event.id, listing).is_err() {
-                end = End::Unread;
-                break;
-            }
-        }
-        let done = progress.done();
-        drop(progress);
-        let left = total - done;
-        let rest = match &end {
-            _ if left == 0 => String::new(),
-            End::Reached | End::Stopped | End::Failed(_) => format!("; stopped, {left} left"),
-            End::Unread => format!("; nobody reads on, so stopped, {left} left"),
+            Ok(())
         };
-        words::tell(format_args!("{done} of {total} queued{rest}."));
-        match end {
-            End::Failed(error) => Err(error.context("the queue does not take them")),
-            End::Reached | End::Stopped | End::Unread => Ok(left == 0),
-        }
+        let put_in = put_in.await;
+        let left = run.end(put_in, "queued", |left| format!("{left} left"))?;
+        Ok(left == 0)
     }
 
     fn print(&self, mention: &Mention, id: EventId, listing: &Listing<'_>) -> io::Result<()> {
@@ -612,18 +575,6 @@ impl Errand {
             writeln!(out, "{id}")
         }
     }
-}
-
-/// How it ended.
-#[derive(Debug)]
-enum End {
-    /// Nothing is left.
-    Reached,
-    /// A signal came.
-    Stopped,
-    /// Whoever read the results has gone.
-    Unread,
-    Failed(anyhow::Error),
 }
 
 /// What is said of a room that was not seen as far back as was asked for.

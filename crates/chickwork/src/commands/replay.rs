@@ -9,24 +9,25 @@ mod plan;
 mod put_back;
 mod shadow;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::process::ExitCode;
 
-use chickwork_queue::Location;
 use chickwork_queue::event::EventId;
-use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
+use chickwork_queue::{Location, Queue, Settings};
+use clap::{Arg, ArgGroup, ArgMatches, Command};
 use jiff::Timestamp;
 
 use self::found::{Choosing, Found, Source};
 use self::plan::Wish;
 use super::audit;
-use super::dead::{on_queue, take};
+use super::dead::on_queue;
 use crate::choice;
-use crate::command_line;
+use crate::command_line::{self, switch};
 use crate::commands::{Call, Order};
 use crate::consent::Consent;
 use crate::filter;
 use crate::pace::Pace;
+use crate::reason;
 use crate::settings::parse;
 use crate::settings::read::{Mistakes, Reader};
 use crate::settings::{MAX_AGE, OperatorSettings, Role, ShadowSettings, WEBHOOK_TOKEN};
@@ -97,12 +98,6 @@ Examples:
   chickwork replay --from events.jsonl --all";
 
 pub(crate) fn command() -> Command {
-    let switch = |name: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .action(ArgAction::SetTrue)
-            .help(help)
-    };
     command_line::command(
         "replay",
         "Puts events back in, from the archive, the dead letters or a file; answers nothing twice",
@@ -125,12 +120,7 @@ pub(crate) fn command() -> Command {
             .required(true),
     )
     .arg(
-        Arg::new("from")
-            .long("from")
-            .value_name("SOURCE")
-            .default_value("archive")
-            .value_parser(source)
-            .help("Where the events are: archive, dead, or a file of `events export` (-: standard input)"),
+        command_line::value("from", "SOURCE", "Where the events are: archive, dead, or a file of `events export` (-: standard input)").default_value("archive").value_parser(source),
     )
     .arg(
         Arg::new("into")
@@ -158,14 +148,7 @@ pub(crate) fn command() -> Command {
             .help("Answers once more what is answered; with a time, goes on with the round that was begun then"),
     )
     .arg(switch("ignore-age", "Puts back what is older than CHICKWORK_MAX_AGE, too"))
-    .arg(
-        Arg::new("reason")
-            .long("reason")
-            .value_name("TEXT")
-            .value_parser(take::reason)
-            .default_value(USUAL_REASON)
-            .help("Why; kept in the outcomes of each event"),
-    )
+    .arg(reason::flag(USUAL_REASON))
     .arg(Pace::flag())
     .arg(switch("dry-run", "Says what would happen to each, and ends"))
     .arg(Consent::flag())
@@ -194,83 +177,110 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
     let read = settings.zip(max_age).zip(sent).zip(shadow);
     let (((OperatorSettings { logging, queue }, max_age), sent), shadow) = reader.finish(read)?;
 
-    let choosing = Choosing {
-        source: flags
-            .get_one::<Source>("from")
-            .expect("it has a default")
-            .clone(),
-        choice: choice::of(flags, now),
-        on_broker: matches!(queue.location, Location::Amqp(_)),
-        kept_since: audit::oldest_kept(&queue, now),
-        is_archived: !queue.archive_keep.is_zero(),
-    };
-    let limit = choice::limit(flags);
-    let pace = Pace::of(flags);
-    let dry_run = flags.get_flag("dry-run");
-    let consent = Consent::of(flags);
-    let json = flags.get_flag("json");
-    let needs_no_queue = matches!(choosing.source, Source::File(_));
-    if let Some(settings) = shadow {
-        let errand = shadow::Errand {
-            choosing,
-            settings,
-            limit,
-            pace,
-            dry_run,
-            consent,
-            json,
-        };
-        let work = async move {
-            if needs_no_queue {
-                return errand.run(None).await;
-            }
-            on_queue(queue, async move |queue| errand.run(Some(queue)).await).await
-        };
-        return Ok(Order {
-            logging,
-            work: Box::pin(work),
-        });
-    }
-    let Some((url, tokens)) = sent else {
-        let errand = put_back::Errand {
-            choosing,
+    let terms = Terms::of(flags, &queue, now);
+    let way = match (sent, shadow) {
+        (Some((url, tokens)), _) => Way::Into(into::Errand {
+            terms,
+            url,
+            token: tokens.first,
+        }),
+        (None, Some(settings)) => Way::Shadow(shadow::Errand { terms, settings }),
+        (None, None) => Way::PutBack(put_back::Errand {
+            terms,
             wish: wish(flags, max_age, now),
-            limit,
-            reason: flags
-                .get_one::<String>("reason")
-                .expect("it has a default")
-                .clone(),
-            pace,
-            dry_run,
-            consent,
-            json,
-        };
-        let work = on_queue(queue, async move |queue| errand.run(queue).await);
-        return Ok(Order {
-            logging,
-            work: Box::pin(work),
-        });
-    };
-    let errand = into::Errand {
-        choosing,
-        url,
-        token: tokens.first,
-        limit,
-        pace,
-        dry_run,
-        consent,
-        json,
-    };
-    let work = async move {
-        if needs_no_queue {
-            return errand.run(None).await;
-        }
-        on_queue(queue, async move |queue| errand.run(Some(queue)).await).await
+            reason: reason::of(flags),
+        }),
     };
     Ok(Order {
         logging,
-        work: Box::pin(work),
+        work: Box::pin(way.go(queue)),
     })
+}
+
+/// What is said of every way to go.
+#[derive(Debug)]
+struct Terms {
+    choosing: Choosing,
+    limit: Option<u64>,
+    pace: Pace,
+    dry_run: bool,
+    consent: Consent,
+    json: bool,
+}
+
+impl Terms {
+    fn of(flags: &ArgMatches, queue: &Settings, now: Timestamp) -> Self {
+        Self {
+            choosing: Choosing {
+                source: flags
+                    .get_one::<Source>("from")
+                    .expect("it has a default")
+                    .clone(),
+                choice: choice::of(flags, now),
+                on_broker: matches!(queue.location, Location::Amqp(_)),
+                kept_since: audit::oldest_kept(queue, now),
+                is_archived: !queue.archive_keep.is_zero(),
+            },
+            limit: choice::limit(flags),
+            pace: Pace::of(flags),
+            dry_run: flags.get_flag("dry-run"),
+            consent: Consent::of(flags),
+            json: flags.get_flag("json"),
+        }
+    }
+
+    /// Those that are chosen, oldest first, at most so many, for something that is of one bot; and whether
+    /// all that were named are there. That there are none is said.
+    async fn of_one_bot(
+        &self,
+        queue: Option<&Queue>,
+        what: &str,
+    ) -> anyhow::Result<(Vec<Found>, bool)> {
+        let mut found = self.choosing.find(queue).await?;
+        let all_found = tell_of_missing(&self.choosing.choice.ids, &found);
+        let limit = self.limit.and_then(|limit| usize::try_from(limit).ok());
+        found.truncate(limit.unwrap_or(usize::MAX));
+        let bots: BTreeSet<_> = found.iter().map(|event| event.bot.as_str()).collect();
+        anyhow::ensure!(
+            bots.len() <= 1,
+            "these events were sent to several bots ({}), and {what} is that of one: choose with --bot",
+            Vec::from_iter(bots).join(", ")
+        );
+        if found.is_empty() {
+            words::tell(format_args!(
+                "Nothing to do: there are no events, or these flags choose none.{}",
+                self.choosing.hint()
+            ));
+        }
+        Ok((found, all_found))
+    }
+}
+
+/// What is done with them.
+#[derive(Debug)]
+enum Way {
+    PutBack(put_back::Errand),
+    Into(into::Errand),
+    Shadow(shadow::Errand),
+}
+
+impl Way {
+    /// Goes it. What only reads a file needs no queue.
+    async fn go(self, queue: Settings) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::PutBack(errand) => {
+                on_queue(queue, async move |queue| errand.run(queue).await).await
+            }
+            Self::Into(errand) if errand.terms.choosing.is_of_file() => errand.run(None).await,
+            Self::Into(errand) => {
+                on_queue(queue, async move |queue| errand.run(Some(queue)).await).await
+            }
+            Self::Shadow(errand) if errand.terms.choosing.is_of_file() => errand.run(None).await,
+            Self::Shadow(errand) => {
+                on_queue(queue, async move |queue| errand.run(Some(queue)).await).await
+            }
+        }
+    }
 }
 
 fn wish(flags: &ArgMatches, max_age: std::time::Duration, now: Timestamp) -> Wish {

@@ -38,12 +38,9 @@ pub(crate) fn command() -> Command {
     )
     .mut_arg(WEBHOOK_TOKEN.about.flag(), |arg| arg.visible_alias("token"))
     .arg(
-        Arg::new("url")
-            .long("url")
-            .value_name("URL")
+        command_line::value("url", "URL", "Where to post it")
             .value_parser(parse::url)
-            .default_value("http://127.0.0.1:8080/webhook")
-            .help("Where to post it"),
+            .default_value("http://127.0.0.1:8080/webhook"),
     )
     .arg(
         option(

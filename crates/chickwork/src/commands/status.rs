@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use chickwork_queue::examine::look_at_spool;
 use chickwork_queue::{Location, Queue, QueueError, Settings};
-use clap::{Arg, ArgAction, Command};
+use clap::Command;
 use jiff::Timestamp;
 
 use self::picture::{Picture, Place, SpoolFile};
+use crate::command_line::switch;
 use crate::commands::{Call, Order};
 use crate::settings::read::{Mistakes, Reader};
 use crate::settings::{MAX_AGE, OperatorSettings, Role, SPOOL, SPOOL_MAX_BYTES};
@@ -67,12 +68,7 @@ pub(crate) fn command() -> Command {
         "Says how the bot is: processes, what waits, pauses, limits, the last webhook",
         ROLES,
     )
-    .arg(
-        Arg::new("json")
-            .long("json")
-            .action(ArgAction::SetTrue)
-            .help("Prints one JSON object"),
-    )
+    .arg(switch("json", "Prints one JSON object"))
     .after_help(AFTER_HELP)
 }
 

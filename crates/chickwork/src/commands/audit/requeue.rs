@@ -9,14 +9,14 @@ use chickwork_queue::Queue;
 use chickwork_queue::audit::{Audit, PutBack, Unexplained};
 use chickwork_queue::event::{Event, EventId};
 use chickwork_queue::outcome::By;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{ArgMatches, Command};
 use jiff::Timestamp;
 
-use super::super::dead::take;
+use crate::command_line::switch;
 use crate::consent::Consent;
 use crate::pace::Pace;
-use crate::progress::Progress;
-use crate::shutdown::Shutdown;
+use crate::reason;
+use crate::run::{Halt, Run};
 use crate::words;
 
 /// What stands in the outcomes unless a reason is given.
@@ -39,22 +39,11 @@ impl Requeue {
     /// The command with the flags that have to do with it.
     pub(super) fn flags(command: Command) -> Command {
         command
-            .arg(
-                Arg::new("requeue")
-                    .long("requeue")
-                    .action(ArgAction::SetTrue)
-                    .help("Puts what is unexplained back to be asked about"),
-            )
-            .arg(
-                Arg::new("reason")
-                    .long("reason")
-                    .value_name("TEXT")
-                    .requires("requeue")
-                    .value_parser(take::reason)
-                    .help(format!(
-                        "Why; kept in the outcomes of each event [default: {USUAL_REASON}]"
-                    )),
-            )
+            .arg(switch(
+                "requeue",
+                "Puts what is unexplained back to be asked about",
+            ))
+            .arg(reason::flag(USUAL_REASON).requires("requeue"))
             .arg(Pace::flag().requires("requeue"))
             .arg(Consent::flag().requires("requeue"))
     }
@@ -62,10 +51,7 @@ impl Requeue {
     /// What the flags say; `None`: nothing is to be put back.
     pub(super) fn of(flags: &ArgMatches) -> Option<Self> {
         flags.get_flag("requeue").then(|| Self {
-            reason: flags
-                .get_one::<String>("reason")
-                .map_or(USUAL_REASON, String::as_str)
-                .to_owned(),
+            reason: reason::of(flags),
             pace: Pace::of(flags),
             consent: Consent::of(flags),
         })
@@ -116,74 +102,49 @@ impl Requeue {
     async fn put_back(
         &self,
         queue: &Queue,
-        mut left: HashMap<EventId, &Unexplained>,
+        left: HashMap<EventId, &Unexplained>,
         since: Timestamp,
     ) -> anyhow::Result<u64> {
-        // From here on: a prompt is better interrupted in the usual way.
-        let (_trigger, shutdown) =
-            Shutdown::on_signals(FINISH_LIMIT).context("cannot wait for signals")?;
-        let mut pace = self.pace.ticks();
         let total = left.len() as u64;
-        let mut progress = Progress::of(total);
-        let end = 'all: loop {
-            let batch = match next_batch(queue, &left, since).await {
-                Ok(batch) if batch.is_empty() => break End::Reached,
-                Ok(batch) => batch,
-                Err(error) => break End::Failed(error),
-            };
+        let mut run = Run::begin(total, self.pace, FINISH_LIMIT)?;
+        let put_back = self.put_all_back(queue, left, since, &mut run).await;
+        let forgotten = run.end(put_back, "put back", |left| {
+            format!("the archive has forgotten {left}")
+        });
+        Ok(total - forgotten?)
+    }
+
+    async fn put_all_back(
+        &self,
+        queue: &Queue,
+        mut left: HashMap<EventId, &Unexplained>,
+        since: Timestamp,
+        run: &mut Run,
+    ) -> Result<(), Halt> {
+        loop {
+            let batch = run.prepare(next_batch(queue, &left, since)).await??;
+            if batch.is_empty() {
+                return Ok(());
+            }
             for event in batch {
-                tokio::select! {
-                    biased;
-                    () = shutdown.requested() => break 'all End::Stopped,
-                    _ = pace.tick() => {}
-                }
                 // An event may be in the archive twice.
                 let Some(known) = left.remove(&event.id) else {
                     continue;
                 };
-                let put_back = {
-                    let put_back = PutBack {
-                        replay: known.replay,
-                        reason: &self.reason,
-                        by: By::AUDIT,
-                        // Else a reply of an earlier round would stand for the one that is missing.
-                        again: known.open_round,
-                    };
-                    queue.put_back(event, put_back)
+                run.turn().await?;
+                let put_back = PutBack {
+                    replay: known.replay,
+                    reason: &self.reason,
+                    by: By::AUDIT,
+                    // Else a reply of an earlier round would stand for the one that is missing.
+                    again: known.open_round,
                 };
-                let put_back = tokio::select! {
-                    put_back = put_back => put_back,
-                    () = shutdown.deadline() => break 'all End::Stopped,
-                };
-                match put_back {
-                    Ok(()) => progress.step(),
-                    Err(error) => break 'all End::Failed(error.into()),
-                }
+                let put_back = run.finish(queue.put_back(event, put_back));
+                put_back.await?.context("the queue does not take them")?;
+                run.step(Ok(()))?;
             }
-        };
-        let done = progress.done();
-        drop(progress);
-        let rest = match &end {
-            _ if done == total => String::new(),
-            End::Reached => format!("; the archive has forgotten {}", total - done),
-            End::Stopped | End::Failed(_) => format!("; stopped, {} left", total - done),
-        };
-        words::tell(format_args!("{done} of {total} put back{rest}."));
-        match end {
-            End::Failed(error) => Err(error.context("the queue does not take them")),
-            End::Reached | End::Stopped => Ok(done),
         }
     }
-}
-
-/// How it ended.
-#[derive(Debug)]
-enum End {
-    /// Nothing is left that could be put back.
-    Reached,
-    /// A signal came.
-    Stopped,
-    Failed(anyhow::Error),
 }
 
 /// The next ones of those that are left, as far as memory allows.

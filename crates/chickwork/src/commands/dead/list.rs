@@ -4,12 +4,12 @@ use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
 use chickwork_queue::dead::DeadLetter;
-use clap::{Arg, ArgAction, Command};
+use clap::Command;
 use jiff::Timestamp;
 
 use super::groups::Groups;
 use super::{Chosen, LONGEST_ERROR, on_queue};
-use crate::command_line;
+use crate::command_line::{self, switch};
 use crate::commands::{Call, Order};
 use crate::filter::Filter;
 use crate::settings::read::Mistakes;
@@ -33,18 +33,12 @@ pub(super) fn command() -> Command {
     )
     .args(Filter::flags())
     .arg(
-        Arg::new("each")
-            .long("each")
-            .action(ArgAction::SetTrue)
-            .conflicts_with("json")
-            .help("One line for each, oldest first, instead of groups"),
+        switch("each", "One line for each, oldest first, instead of groups").conflicts_with("json"),
     )
-    .arg(
-        Arg::new("json")
-            .long("json")
-            .action(ArgAction::SetTrue)
-            .help("One JSON object a line for each, oldest first"),
-    )
+    .arg(switch(
+        "json",
+        "One JSON object a line for each, oldest first",
+    ))
     .after_help(NOTES)
 }
 

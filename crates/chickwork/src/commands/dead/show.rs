@@ -6,13 +6,13 @@ use std::process::ExitCode;
 use chickwork_queue::Queue;
 use chickwork_queue::dead::{DeadLetter, Held};
 use chickwork_queue::event::EventId;
-use clap::{Arg, ArgAction, Command};
+use clap::{Arg, Command};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Chosen, cause, on_queue};
-use crate::command_line;
+use crate::command_line::{self, switch};
 use crate::commands::{Call, Order};
 use crate::filter::{Filter, event_id};
 use crate::settings::read::Mistakes;
@@ -47,12 +47,7 @@ pub(super) fn command() -> Command {
             .value_parser(event_id)
             .help("The event, as `dead list` and the log name it"),
     )
-    .arg(
-        Arg::new("json")
-            .long("json")
-            .action(ArgAction::SetTrue)
-            .help("One JSON object a line"),
-    )
+    .arg(switch("json", "One JSON object a line"))
     .after_help(NOTES)
 }
 

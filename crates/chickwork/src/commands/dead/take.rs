@@ -5,31 +5,27 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use chickwork_queue::dead::{DeadLetter, Taking, Verdict};
+use chickwork_queue::Queue;
+use chickwork_queue::dead::{DeadLetter, Verdict};
 use chickwork_queue::job::{Cause, Step};
 use chickwork_queue::outcome::By;
-use chickwork_queue::{Queue, QueueError};
-use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
+use clap::{ArgGroup, ArgMatches, Command};
 use jiff::Timestamp;
-use tokio::time::Interval;
 
 use super::groups::Groups;
 use super::{Chosen, on_queue};
-use crate::command_line;
+use crate::command_line::{self, switch};
 use crate::commands::{Call, Order};
 use crate::consent::Consent;
 use crate::filter::{self, Filter};
 use crate::pace::Pace;
-use crate::progress::Progress;
+use crate::reason;
+use crate::run::{Halt, Run};
 use crate::settings::read::Mistakes;
-use crate::shutdown::Shutdown;
 use crate::{output, words};
 
 /// How long the letter at hand may take once the command is to stop.
 const FINISH_LIMIT: Duration = Duration::from_secs(30);
-/// The longest reason, in bytes: it is kept with every letter's outcomes.
-const LONGEST_REASON: usize = 500;
 
 /// What is done with dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,12 +92,6 @@ pub(super) fn command(deed: Deed) -> Command {
         ),
         Deed::Drop => ("Removes dead letters for good", DROP_NOTES),
     };
-    let switch = |name: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .action(ArgAction::SetTrue)
-            .help(help)
-    };
     let command = command_line::operators(deed.name(), about)
         .args(Filter::flags())
         .arg(
@@ -116,14 +106,7 @@ pub(super) fn command(deed: Deed) -> Command {
                 .multiple(true)
                 .required(true),
         )
-        .arg(
-            Arg::new("reason")
-                .long("reason")
-                .value_name("TEXT")
-                .value_parser(reason)
-                .default_value(deed.usual_reason())
-                .help("Why; kept in the outcomes of each event"),
-        )
+        .arg(reason::flag(deed.usual_reason()))
         .arg(Pace::flag())
         .arg(switch("dry-run", "Says what would happen, and ends"))
         .arg(Consent::flag())
@@ -171,10 +154,7 @@ impl Errand {
             deed,
             filter: Filter::of(flags, now),
             again: deed == Deed::Retry && flags.get_flag("again"),
-            reason: flags
-                .get_one::<String>("reason")
-                .expect("it has a default")
-                .clone(),
+            reason: reason::of(flags),
             pace: Pace::of(flags),
             dry_run: flags.get_flag("dry-run"),
             consent: Consent::of(flags),
@@ -232,40 +212,28 @@ impl Errand {
 
     /// Does it. True when it was done to all.
     async fn perform(&self, queue: &Queue, letters: Vec<DeadLetter>) -> anyhow::Result<bool> {
-        // From here on: a prompt is better interrupted in the usual way.
-        let (_trigger, shutdown) =
-            Shutdown::on_signals(FINISH_LIMIT).context("cannot wait for signals")?;
-        let mut pace = self.pace.ticks();
-        let total = letters.len() as u64;
-        let mut progress = Progress::of(total);
-        let mut end = Ok(End::Reached);
+        let mut run = Run::begin(letters.len() as u64, self.pace, FINISH_LIMIT)?;
+        let taken = self.take(queue, letters, &mut run).await;
+        let left = run.end(taken, self.deed.done(), |left| {
+            format!("somebody else has taken {left} meanwhile")
+        })?;
+        Ok(left == 0)
+    }
+
+    /// Takes out one after the other and prints what was taken.
+    async fn take(
+        &self,
+        queue: &Queue,
+        letters: Vec<DeadLetter>,
+        run: &mut Run,
+    ) -> Result<(), Halt> {
         for (letters, verdict) in self.verdicts(letters) {
             let expected = letters.len();
             let taking = queue.dead_letters().take(letters, verdict);
-            end = self
-                .take(taking, expected, &mut pace, &shutdown, &mut progress)
-                .await;
-            if !matches!(end, Ok(End::Reached)) {
-                break;
-            }
+            let print = |letter: &DeadLetter| self.print(letter);
+            run.take(taking, expected, print).await?;
         }
-        let done = progress.done();
-        drop(progress);
-        let left = total - done;
-        let rest = match &end {
-            _ if left == 0 => String::new(),
-            Ok(End::Reached) => format!("; somebody else has taken {left} meanwhile"),
-            Ok(End::Stopped) | Err(_) => format!("; stopped, {left} left"),
-            Ok(End::Unread) => format!("; nobody reads on, so stopped, {left} left"),
-        };
-        words::tell(format_args!(
-            "{done} of {total} {}{rest}.",
-            self.deed.done()
-        ));
-        match end {
-            Err(error) if left > 0 => Err(error.into()),
-            _ => Ok(left == 0),
-        }
+        Ok(())
     }
 
     /// Who is treated how.
@@ -292,40 +260,6 @@ impl Errand {
         }
     }
 
-    /// Takes out one after the other and prints what was taken.
-    async fn take(
-        &self,
-        mut taking: Taking,
-        expected: usize,
-        pace: &mut Interval,
-        shutdown: &Shutdown,
-        progress: &mut Progress,
-    ) -> Result<End, QueueError> {
-        let mut taken = 0;
-        loop {
-            // Nobody has to wait for the end.
-            if taken < expected {
-                tokio::select! {
-                    biased;
-                    () = shutdown.requested() => return Ok(End::Stopped),
-                    _ = pace.tick() => {}
-                }
-            }
-            let letter = tokio::select! {
-                letter = taking.next() => letter?,
-                () = shutdown.deadline() => return Ok(End::Stopped),
-            };
-            let Some(letter) = letter else {
-                return Ok(End::Reached);
-            };
-            taken += 1;
-            progress.step();
-            if self.print(&letter).is_err() {
-                return Ok(End::Unread);
-            }
-        }
-    }
-
     fn print(&self, letter: &DeadLetter) -> io::Result<()> {
         let mut out = io::stdout().lock();
         if self.json {
@@ -333,29 +267,6 @@ impl Errand {
         } else {
             writeln!(out, "{}", letter.id)
         }
-    }
-}
-
-/// How it ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// Nothing is left that could be taken.
-    Reached,
-    /// A signal came.
-    Stopped,
-    /// Whoever read the results has gone.
-    Unread,
-}
-
-/// A reason on the command line.
-pub(crate) fn reason(text: &str) -> Result<String, String> {
-    match text.len() {
-        0 => Err("is empty".to_owned()),
-        1..=LONGEST_REASON if text.contains(char::is_control) => {
-            Err("contains a line break or another control character".to_owned())
-        }
-        1..=LONGEST_REASON => Ok(text.to_owned()),
-        _ => Err(format!("is longer than {LONGEST_REASON} bytes")),
     }
 }
 

@@ -12,12 +12,13 @@ use anyhow::Context as _;
 use chickwork_chatwork::id::{AccountId, MessageId, RoomId};
 use chickwork_queue::event::EventId;
 use chickwork_worker::{End, Rehearsal, Rehearsed};
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgMatches, Command, value_parser};
 use serde::Serialize;
 use tempfile::TempPath;
 
 use self::finding::{Finding, Missing};
 use self::part::Part;
+use crate::command_line::switch;
 use crate::comparison::Side;
 use crate::export::{Exported, Reader, STDIN};
 use crate::output;
@@ -107,11 +108,7 @@ impl From {
                     .help("The bot's name in Chatwork, which people's clients write behind its tag [default: what stands behind most of them]"),
             )
             .arg(
-                Arg::new("json")
-                    .long("json")
-                    .action(ArgAction::SetTrue)
-                    .requires("from")
-                    .help("Prints one JSON object a line"),
+                switch("json", "Prints one JSON object a line").requires("from"),
             )
     }
 

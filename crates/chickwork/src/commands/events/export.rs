@@ -13,10 +13,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use chickwork_queue::Queue;
 use chickwork_queue::events::Choice;
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgMatches, Command, value_parser};
 use jiff::Timestamp;
 use tempfile::{NamedTempFile, SpooledTempFile};
 
+use crate::command_line::switch;
 use crate::commands::dead::{on_queue, settings};
 use crate::commands::{Call, Order};
 use crate::export::Exported;
@@ -60,13 +61,7 @@ pub(super) fn command() -> Command {
             .value_parser(value_parser!(PathBuf))
             .help("Writes to this file instead of the standard output"),
     )
-    .arg(
-        Arg::new("force")
-            .long("force")
-            .action(ArgAction::SetTrue)
-            .requires("output")
-            .help("Overwrites the file if there is one"),
-    )
+    .arg(switch("force", "Overwrites the file if there is one").requires("output"))
     .after_help(format!("{NOTES}\n\n{}\n\n{EXAMPLES}", choice::STATES_NOTES))
 }
 

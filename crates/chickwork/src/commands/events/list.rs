@@ -7,11 +7,12 @@ use chickwork_chatwork::id::{AccountId, MessageId, RoomId};
 use chickwork_queue::Queue;
 use chickwork_queue::event::{BotName, EventId};
 use chickwork_queue::events::{Choice, Listed, Standing};
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{ArgMatches, Command};
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::message::Message;
+use crate::command_line::switch;
 use crate::commands::dead::{on_queue, settings};
 use crate::commands::{Call, Order};
 use crate::progress::{Looking, Through};
@@ -47,19 +48,11 @@ pub(super) fn command() -> Command {
             limit.help("At most so many, the newest ones [default: 50, or all with --json]")
         })
         .arg(
-            Arg::new("all")
-                .long("all")
-                .action(ArgAction::SetTrue)
+            switch("all", "However many there are")
                 .conflicts_with("limit")
-                .help_heading(crate::filter::HEADING)
-                .help("However many there are"),
+                .help_heading(crate::filter::HEADING),
         )
-        .arg(
-            Arg::new("json")
-                .long("json")
-                .action(ArgAction::SetTrue)
-                .help("Prints one JSON object a line"),
-        )
+        .arg(switch("json", "Prints one JSON object a line"))
         .after_help(format!("{NOTES}\n\n{}\n\n{EXAMPLES}", choice::STATES_NOTES))
 }
 

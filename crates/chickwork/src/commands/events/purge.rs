@@ -14,19 +14,21 @@ use chickwork_queue::Queue;
 use chickwork_queue::dead::{DeadLetter, Verdict};
 use chickwork_queue::event::BotName;
 use chickwork_queue::purge::{Kept, Purged, Whose};
-use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
+use clap::{ArgGroup, ArgMatches, Command, value_parser};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::super::dead::{on_queue, settings, take};
+use super::super::dead::{on_queue, settings};
 use super::whom;
+use crate::command_line;
+use crate::command_line::switch;
 use crate::commands::{Call, Order};
 use crate::consent::Consent;
 use crate::filter::{HEADING, bot};
 use crate::progress::{Looking, Progress, Through};
 use crate::settings::read::Mistakes;
 use crate::shutdown::Shutdown;
-use crate::{command_line, output, words};
+use crate::{output, reason, words};
 
 /// How long what is at hand may take once the command is to stop.
 const FINISH_LIMIT: Duration = Duration::from_secs(30);
@@ -78,18 +80,8 @@ If that is too late, delete the stream as a whole, which costs the memory of all
 see \"Forgetting on request\" in docs/operations.md.";
 
 pub(crate) fn command() -> Command {
-    let switch = |name: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .action(ArgAction::SetTrue)
-            .help(help)
-    };
     let flag = |name: &'static str, value: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .value_name(value)
-            .help_heading(HEADING)
-            .help(help)
+        command_line::value(name, value, help).help_heading(HEADING)
     };
     command_line::operators("purge", "Forgets what is kept of a room or a message")
         .arg(flag("room", "ID", "What was said in this room").value_parser(value_parser!(u64)))
@@ -108,11 +100,7 @@ pub(crate) fn command() -> Command {
                 .required(true),
         )
         .arg(
-            Arg::new("reason")
-                .long("reason")
-                .value_name("TEXT")
-                .value_parser(take::reason)
-                .default_value(USUAL_REASON)
+            reason::flag(USUAL_REASON)
                 .help("Why; kept in the outcomes of each dropped dead letter"),
         )
         .arg(switch(
@@ -200,10 +188,7 @@ impl Errand {
         };
         Self {
             whose,
-            reason: flags
-                .get_one::<String>("reason")
-                .expect("it has a default")
-                .clone(),
+            reason: reason::of(flags),
             rewriting: if flags.get_flag("stopped") {
                 ALONE
             } else {

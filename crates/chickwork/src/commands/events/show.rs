@@ -8,19 +8,21 @@ use chickwork_queue::event::{BotName, EventId};
 use chickwork_queue::events::{Reach, Standing, Story};
 use chickwork_queue::outcome::{Outcome, Reason, What};
 use chickwork_queue::{Queue, QueueError, Settings};
-use clap::{Arg, ArgAction, Command};
+use clap::{Arg, Command};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::message::Message;
 use super::verdict::{received_at, verdict};
 use super::whom::Named;
+use crate::command_line;
+use crate::command_line::switch;
 use crate::commands::dead::{on_queue, settings};
 use crate::commands::{Call, Order};
 use crate::filter::bot;
 use crate::progress::{Looking, Through};
 use crate::settings::read::Mistakes;
-use crate::{command_line, output, telling, words};
+use crate::{output, telling, words};
 
 /// A text of a message is shown up to this length, in characters.
 const LONGEST_TEXT: usize = 4096;
@@ -64,24 +66,18 @@ pub(super) fn command() -> Command {
             .help("The event or the message, in one of the forms below"),
     )
     .arg(
-        Arg::new("bot")
-            .long("bot")
-            .value_name("NAME")
-            .value_parser(bot)
-            .help("Only what this bot has to do with the message"),
+        command_line::value(
+            "bot",
+            "NAME",
+            "Only what this bot has to do with the message",
+        )
+        .value_parser(bot),
     )
-    .arg(
-        Arg::new("to-the-end")
-            .long("to-the-end")
-            .action(ArgAction::SetTrue)
-            .help("Reads everything that a broker was told since, however much that is"),
-    )
-    .arg(
-        Arg::new("json")
-            .long("json")
-            .action(ArgAction::SetTrue)
-            .help("Prints one JSON object a line"),
-    )
+    .arg(switch(
+        "to-the-end",
+        "Reads everything that a broker was told since, however much that is",
+    ))
+    .arg(switch("json", "Prints one JSON object a line"))
     .after_help(NOTES)
 }
 

@@ -1,7 +1,7 @@
 //! The events that a replay chooses: what is known of each, and where its bytes are. From the archive, from
 //! the dead letters, or from a file of `events export`.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -288,25 +288,9 @@ pub(super) struct Choosing {
 }
 
 impl Choosing {
-    /// Those that are chosen, oldest first, at most so many, for something that is of one bot; and whether
-    /// all that were named are there.
-    pub(super) async fn of_one_bot(
-        &self,
-        queue: Option<&Queue>,
-        limit: Option<u64>,
-        what: &str,
-    ) -> anyhow::Result<(Vec<Found>, bool)> {
-        let mut found = self.find(queue).await?;
-        let all_found = super::tell_of_missing(&self.choice.ids, &found);
-        let limit = limit.and_then(|limit| usize::try_from(limit).ok());
-        found.truncate(limit.unwrap_or(usize::MAX));
-        let bots: BTreeSet<_> = found.iter().map(|event| event.bot.as_str()).collect();
-        anyhow::ensure!(
-            bots.len() <= 1,
-            "these events were sent to several bots ({}), and {what} is that of one: choose with --bot",
-            Vec::from_iter(bots).join(", ")
-        );
-        Ok((found, all_found))
+    /// Whether they are read from a file.
+    pub(super) fn is_of_file(&self) -> bool {
+        matches!(self.source, Source::File(_))
     }
 
     /// Why nothing may have been found where something was expected.

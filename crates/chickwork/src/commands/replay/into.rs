@@ -8,18 +8,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use actix_web::http::Uri;
-use anyhow::Context as _;
+use anyhow::anyhow;
 use chickwork_chatwork::signature::Token;
 use chickwork_queue::Queue;
 use chickwork_sandbox::webhook::{Courier, Sent};
 use serde::Serialize;
 
-use super::code;
-use super::found::{Bodies, Choosing, Found};
-use crate::consent::Consent;
-use crate::pace::Pace;
-use crate::progress::Progress;
-use crate::shutdown::Shutdown;
+use super::found::{Bodies, Found};
+use super::{Terms, code};
+use crate::run::{Halt, Run};
 use crate::{output, words};
 
 /// How long the event at hand may take once the command is to stop: an answer is waited for no longer.
@@ -30,14 +27,9 @@ const SILENCES: u32 = 3;
 /// How events are sent.
 #[derive(Debug)]
 pub(super) struct Errand {
-    pub(super) choosing: Choosing,
+    pub(super) terms: Terms,
     pub(super) url: String,
     pub(super) token: Token,
-    pub(super) limit: Option<u64>,
-    pub(super) pace: Pace,
-    pub(super) dry_run: bool,
-    pub(super) consent: Consent,
-    pub(super) json: bool,
 }
 
 /// An event that was sent. The JSON fields are a contract.
@@ -52,15 +44,8 @@ struct Line<'a> {
 impl Errand {
     /// Sends them, or says what it would send.
     pub(super) async fn run(self, queue: Option<&Queue>) -> anyhow::Result<ExitCode> {
-        let (found, all_found) = self
-            .choosing
-            .of_one_bot(queue, self.limit, "an address")
-            .await?;
+        let (found, all_found) = self.terms.of_one_bot(queue, "an address").await?;
         if found.is_empty() {
-            words::tell(format_args!(
-                "Nothing to do: there are no events, or these flags choose none.{}",
-                self.choosing.hint()
-            ));
             return Ok(code(all_found));
         }
         let total = found.len() as u64;
@@ -73,11 +58,11 @@ impl Errand {
                 "This is plain HTTP to another machine: whoever is on the way can read what people said.",
             );
         }
-        if self.dry_run {
+        if self.terms.dry_run {
             return output::end(self.show(&found), code(all_found));
         }
         let question = format!("Send {these} to {place}?");
-        if !self.consent.to(question).await? {
+        if !self.terms.consent.to(question).await? {
             words::tell("Nothing was sent.");
             return Ok(ExitCode::FAILURE);
         }
@@ -88,7 +73,7 @@ impl Errand {
     fn show(&self, found: &[Found]) -> io::Result<()> {
         let mut out = io::stdout().lock();
         for event in found {
-            if self.json {
+            if self.terms.json {
                 output::json(event, &mut out)?;
             } else {
                 writeln!(out, "{}  {}", event.id, words::time(event.received_at))?;
@@ -104,89 +89,71 @@ impl Errand {
         found: Vec<Found>,
         total: u64,
     ) -> anyhow::Result<bool> {
-        // From here on: a prompt is better interrupted in the usual way.
-        let (_trigger, shutdown) =
-            Shutdown::on_signals(FINISH_LIMIT).context("cannot wait for signals")?;
         let courier = Courier::new()?;
-        let mut pace = self.pace.ticks();
-        let mut bodies = Bodies::of(queue, found);
-        let mut progress = Progress::of(total);
-        let (mut answers, mut silences) = (BTreeMap::<String, u64>::new(), 0);
-        let end = loop {
-            tokio::select! {
-                biased;
-                () = shutdown.requested() => break End::Stopped,
-                _ = pace.tick() => {}
-            }
-            let next = tokio::select! {
-                biased;
-                () = shutdown.requested() => break End::Stopped,
-                next = bodies.next() => next?,
+        let bodies = Bodies::of(queue, found);
+        let mut run = Run::begin(total, self.terms.pace, FINISH_LIMIT)?;
+        let mut answers = BTreeMap::new();
+        let sent = self
+            .send_all(&courier, bodies, &mut run, &mut answers)
+            .await;
+        let told: Vec<_> = answers
+            .iter()
+            .map(|(answer, count)| format!("{count} × {answer}"))
+            .collect();
+        let deed = match told.is_empty() {
+            true => "sent".to_owned(),
+            false => format!("sent ({})", told.join(", ")),
+        };
+        let left = run.end(sent, &deed, |left| {
+            format!("{left} are not to be had any more")
+        })?;
+        Ok(left == 0 && answers.keys().all(|answer| answer == "200"))
+    }
+
+    /// One after the other, and counts the answers.
+    async fn send_all(
+        &self,
+        courier: &Courier,
+        mut bodies: Bodies<'_>,
+        run: &mut Run,
+        answers: &mut BTreeMap<String, u64>,
+    ) -> Result<(), Halt> {
+        let mut silences = 0;
+        loop {
+            run.turn().await?;
+            let Some((found, event)) = run.prepare(bodies.next()).await?? else {
+                return Ok(());
             };
-            let Some((found, event)) = next else {
-                break End::Reached;
-            };
-            let sent = tokio::select! {
-                sent = courier.deliver(&self.url, &self.token, event.body.to_vec()) => sent,
-                () = shutdown.deadline() => break End::Stopped,
-            };
-            progress.step();
+            let body = event.body.to_vec();
+            let sent = run.finish(courier.deliver(&self.url, &self.token, body));
+            let sent = sent.await?;
             let answer = match sent.status {
                 Some(status) => status.to_string(),
                 None => "no answer".to_owned(),
             };
             *answers.entry(answer).or_default() += 1;
+            run.step(self.print(&found, &sent))?;
             silences = match sent.status {
                 Some(_) => 0,
                 None => silences + 1,
             };
-            if self.print(&found, &sent).is_err() {
-                break End::Unread;
-            }
             match sent.status {
-                Some(status) if status != 503 && !(200..300).contains(&status) => {
-                    break End::Refused(status);
-                }
+                Some(200..300 | 503) => {}
+                Some(status) => return Err(Halt::Failed(anyhow!(advice(status)))),
                 None if silences >= SILENCES => {
                     let error = sent.error.unwrap_or_default();
-                    break End::Silent(error);
+                    let error = words::line(&error, LONGEST_ERROR);
+                    let place = place(&self.url);
+                    return Err(Halt::Failed(anyhow!("nobody answers at {place}: {error}")));
                 }
-                _ => {}
+                None => {}
             }
-        };
-        let done = progress.done();
-        drop(progress);
-        let told: Vec<_> = answers
-            .iter()
-            .map(|(answer, count)| format!("{count} × {answer}"))
-            .collect();
-        let left = total - done;
-        let rest = match &end {
-            _ if left == 0 => String::new(),
-            End::Reached => format!("; {left} are not to be had any more"),
-            End::Unread => format!("; nobody reads on, so stopped, {left} left"),
-            End::Stopped | End::Refused(_) | End::Silent(_) => format!("; stopped, {left} left"),
-        };
-        let told = match told.is_empty() {
-            true => String::new(),
-            false => format!(" ({})", told.join(", ")),
-        };
-        words::tell(format_args!("{done} of {total} sent{told}{rest}."));
-        match end {
-            End::Refused(status) => words::tell(advice(status)),
-            End::Silent(error) => words::tell(words::sentence(&format!(
-                "Nobody answers at {}: {}",
-                place(&self.url),
-                words::line(&error, LONGEST_ERROR)
-            ))),
-            End::Reached | End::Stopped | End::Unread => {}
         }
-        Ok(left == 0 && answers.keys().all(|answer| answer == "200"))
     }
 
     fn print(&self, found: &Found, sent: &Sent) -> io::Result<()> {
         let mut out = io::stdout().lock();
-        if self.json {
+        if self.terms.json {
             return output::json(&Line { found, sent }, &mut out);
         }
         match sent.status {
@@ -199,34 +166,17 @@ impl Errand {
 /// An error is told up to this length, in characters.
 const LONGEST_ERROR: usize = 200;
 
-/// How it ended.
-#[derive(Debug)]
-enum End {
-    /// Nothing is left.
-    Reached,
-    /// A signal came.
-    Stopped,
-    /// Whoever read the results has gone.
-    Unread,
-    /// It was not taken, and the next one would not be either.
-    Refused(u16),
-    /// Nobody is there.
-    Silent(String),
-}
-
 /// What to do about a refusal.
 fn advice(status: u16) -> &'static str {
     match status {
         401 | 403 => {
-            "It does not know this signature: CHATWORK_WEBHOOK_TOKEN has to be one of the tokens of the ingress that it is sent to."
+            "the ingress does not know this signature: CHATWORK_WEBHOOK_TOKEN has to be one of its tokens"
         }
         404 | 405 => {
-            "There is no webhook at this address: that of an ingress ends in /webhook, or in /webhook/ and the name of a bot."
+            "there is no webhook at this address: that of an ingress ends in /webhook, or in /webhook/ and the name of a bot"
         }
-        413 => "The ingress does not take webhooks as large as this one.",
-        _ => {
-            "It was not taken, and the next one would hardly be: look into the log of the ingress."
-        }
+        413 => "the ingress does not take webhooks as large as this one",
+        _ => "it was not taken, and the next one would hardly be: look into the log of the ingress",
     }
 }
 

@@ -7,20 +7,18 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use chickwork_queue::Queue;
 use chickwork_queue::audit::{Duplicate, PutBack};
 use chickwork_queue::dead::{DeadLetter, Verdict};
 use chickwork_queue::event::{Event, EventId};
 use chickwork_queue::outcome::{By, What};
+use chickwork_queue::{Queue, QueueError};
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::{Instant, Interval};
+use tokio::time::Instant;
 
-use super::found::{Bodies, Choosing, Found};
+use super::Terms;
+use super::found::{Bodies, Found};
 use super::plan::{self, Deed, Planned, Skip, Wish};
-use crate::consent::Consent;
-use crate::pace::Pace;
-use crate::progress::Progress;
-use crate::shutdown::Shutdown;
+use crate::run::{Halt, Run};
 use crate::{output, words};
 
 /// How long the event at hand may take once the command is to stop.
@@ -31,31 +29,28 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_mins(1);
 /// Why a dead letter is dropped whose message another event answers.
 const ANSWERED_BY_ANOTHER: &str = "its message is answered by way of another event";
+/// What an error in the middle means.
+const NOT_TAKEN: &str = "the queue does not take them";
 /// A reason is shown up to this length, in characters.
 const LONGEST_REASON: usize = 100;
 
 /// How events are put back.
 #[derive(Debug)]
 pub(super) struct Errand {
-    pub(super) choosing: Choosing,
+    pub(super) terms: Terms,
     pub(super) wish: Wish,
-    pub(super) limit: Option<u64>,
     pub(super) reason: String,
-    pub(super) pace: Pace,
-    pub(super) dry_run: bool,
-    pub(super) consent: Consent,
-    pub(super) json: bool,
 }
 
 impl Errand {
     /// Does it, or says what it would do.
     pub(super) async fn run(self, queue: &Queue) -> anyhow::Result<ExitCode> {
-        let found = self.choosing.find(Some(queue)).await?;
-        let all_found = super::tell_of_missing(&self.choosing.choice.ids, &found);
+        let found = self.terms.choosing.find(Some(queue)).await?;
+        let all_found = super::tell_of_missing(&self.terms.choosing.choice.ids, &found);
         let (planned, beyond_limit) = self.plan(found);
         let goes = planned.iter().filter(|event| event.decision.is_ok());
         let goes = goes.count() as u64;
-        let written = if self.dry_run {
+        let written = if self.terms.dry_run {
             self.show(&planned)
         } else {
             Ok(())
@@ -65,7 +60,7 @@ impl Errand {
         let may_be_lost = planned
             .iter()
             .any(|event| event.decision == Err(Skip::MayBeLost));
-        let done = self.dry_run
+        let done = self.terms.dry_run
             || (goes == 0
                 || self.agreed(goes).await? && self.perform(queue, planned, goes).await?)
                 && !may_be_lost;
@@ -79,14 +74,14 @@ impl Errand {
 
     /// What is done with each; and how many more are for another run.
     fn plan(&self, found: Vec<Found>) -> (Vec<Planned>, u64) {
-        let named: HashSet<EventId> = self.choosing.choice.ids.iter().copied().collect();
+        let named: HashSet<EventId> = self.terms.choosing.choice.ids.iter().copied().collect();
         let planned = found.into_iter().map(|found| {
             let decision = plan::decide(&found.known(&named), &self.wish);
             Planned { found, decision }
         });
         let mut planned: Vec<_> = planned.collect();
         plan::one_of_each_message(&mut planned);
-        let (mut room, mut beyond) = (self.limit.unwrap_or(u64::MAX), 0);
+        let (mut room, mut beyond) = (self.terms.limit.unwrap_or(u64::MAX), 0);
         planned.retain(|event| match event.decision {
             Ok(_) if room == 0 => {
                 beyond += 1;
@@ -104,7 +99,7 @@ impl Errand {
     /// What would be done with each.
     fn show(&self, planned: &[Planned]) -> io::Result<()> {
         let mut out = BufWriter::new(io::stdout().lock());
-        if self.json {
+        if self.terms.json {
             for event in planned {
                 output::json(event, &mut out)?;
             }
@@ -148,7 +143,7 @@ impl Errand {
             writeln!(out, "{these} to be put back, beyond --limit.")?;
         }
         let waits = |event: &Planned| event.decision == Err(Skip::Waiting);
-        if self.choosing.on_broker && planned.iter().any(waits) {
+        if self.terms.choosing.on_broker && planned.iter().any(waits) {
             writeln!(
                 out,
                 "A broker tells how many events wait, but not which: when none waits any more, chickwork audit tells whether one is lost."
@@ -158,10 +153,10 @@ impl Errand {
             return writeln!(
                 out,
                 "Nothing to do: nothing that these flags choose is to be put back.{}",
-                self.choosing.hint()
+                self.terms.choosing.hint()
             );
         }
-        if let Some(warning) = self.pace.warning(goes) {
+        if let Some(warning) = self.terms.pace.warning(goes) {
             writeln!(out, "{warning}")?;
         }
         Ok(())
@@ -169,7 +164,7 @@ impl Errand {
 
     async fn agreed(&self, goes: u64) -> anyhow::Result<bool> {
         let these = words::count(goes, "event");
-        let agreed = self.consent.to(format!("Put {these} back?")).await?;
+        let agreed = self.terms.consent.to(format!("Put {these} back?")).await?;
         if !agreed {
             words::tell("Nothing was changed.");
         }
@@ -183,9 +178,6 @@ impl Errand {
         planned: Vec<Planned>,
         total: u64,
     ) -> anyhow::Result<bool> {
-        // From here on: a prompt is better interrupted in the usual way.
-        let (_trigger, shutdown) =
-            Shutdown::on_signals(FINISH_LIMIT).context("cannot wait for signals")?;
         if let Some(round) = self.wish.again
             && planned
                 .iter()
@@ -196,56 +188,31 @@ impl Errand {
                 "This round is --again={round}: should it be interrupted, that goes on with it."
             ));
         }
-        let mut run = Run {
+        let mut putting = Putting {
             errand: self,
             queue,
-            pace: self.pace.ticks(),
-            shutdown,
-            progress: Progress::of(total),
+            run: Run::begin(total, self.terms.pace, FINISH_LIMIT)?,
             others: Others::since(self.wish.now),
         };
-        let goes = planned.into_iter().filter(|event| event.decision.is_ok());
-        let (mut events, mut letters, mut duplicates) = (HashMap::new(), Vec::new(), Vec::new());
-        let mut found = Vec::new();
-        for event in goes {
-            match event.decision {
-                Ok(Deed::Retry) => letters.push(event),
-                Ok(Deed::Close) => duplicates.push(event),
-                Ok(deed) => {
-                    events.insert(event.found.id, deed);
-                    found.push(event.found);
-                }
-                Err(_) => {}
-            }
-        }
-        let mut end = run.put_back(found, &events).await;
-        if matches!(end, Ok(End::Reached)) {
-            end = run.retry(letters).await;
-        }
-        // Last: now the events that answer their messages are on their way.
-        if matches!(end, Ok(End::Reached)) {
-            end = run.close(duplicates).await;
-        }
-        let done = run.progress.done();
-        drop(run);
-        let left = total - done;
-        let rest = match &end {
-            _ if left == 0 => String::new(),
-            Ok(End::Reached) => {
-                format!(
-                    "; {left} are gone: taken or put back by somebody else, or forgotten by the archive"
-                )
-            }
-            Ok(End::Stopped) | Err(_) => format!("; stopped, {left} left"),
-            Ok(End::Unread) => format!("; nobody reads on, so stopped, {left} left"),
-        };
-        words::tell(format_args!("{done} of {total} put back{rest}."));
-        if left > 0 && !matches!(end, Ok(End::Reached)) {
+        let put_back = putting.all(planned).await;
+        let is_broken_off = put_back.is_err();
+        let left = putting.run.end(put_back, "put back", |left| {
+            format!(
+                "{left} are gone: taken or put back by somebody else, or forgotten by the archive"
+            )
+        });
+        if is_broken_off && !matches!(left, Ok(0)) {
             words::tell(self.how_to_go_on());
         }
-        match end {
-            Err(error) if left > 0 => Err(error.context("the queue does not take them")),
-            _ => Ok(left == 0),
+        Ok(left? == 0)
+    }
+
+    fn print(&self, event: &Planned) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        if self.terms.json {
+            output::json(event, &mut out)
+        } else {
+            writeln!(out, "{}", event.found.id)
         }
     }
 
@@ -258,66 +225,64 @@ impl Errand {
     }
 }
 
-/// How it ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// Nothing is left that could be done.
-    Reached,
-    /// A signal came.
-    Stopped,
-    /// Whoever read the results has gone.
-    Unread,
-}
-
 /// Putting back, under way.
-struct Run<'a> {
+struct Putting<'a> {
     errand: &'a Errand,
     queue: &'a Queue,
-    pace: Interval,
-    shutdown: Shutdown,
-    progress: Progress,
+    run: Run,
     others: Others,
 }
 
-impl Run<'_> {
-    /// Events, oldest first, each in its way.
+impl Putting<'_> {
+    /// Each in its way.
+    async fn all(&mut self, planned: Vec<Planned>) -> Result<(), Halt> {
+        let (mut events, mut letters, mut duplicates) = (Vec::new(), Vec::new(), Vec::new());
+        let mut deeds = HashMap::new();
+        for event in planned {
+            match event.decision {
+                Ok(Deed::Retry) => letters.push(event),
+                Ok(Deed::Close) => duplicates.push(event),
+                Ok(deed) => {
+                    deeds.insert(event.found.id, deed);
+                    events.push(event.found);
+                }
+                Err(_) => {}
+            }
+        }
+        self.put_back(events, &deeds).await?;
+        self.retry(letters).await?;
+        // Last: now the events that answer their messages are on their way.
+        self.close(duplicates).await
+    }
+
+    /// Events, oldest first.
     async fn put_back(
         &mut self,
         events: Vec<Found>,
         deeds: &HashMap<EventId, Deed>,
-    ) -> anyhow::Result<End> {
+    ) -> Result<(), Halt> {
         let mut bodies = Bodies::of(Some(self.queue), events);
-        loop {
-            let next = tokio::select! {
-                biased;
-                () = self.shutdown.requested() => return Ok(End::Stopped),
-                next = bodies.next() => next?,
-            };
-            let Some((found, event)) = next else {
-                return Ok(End::Reached);
-            };
-            tokio::select! {
-                biased;
-                () = self.shutdown.requested() => return Ok(End::Stopped),
-                _ = self.pace.tick() => {}
-            }
+        while let Some((found, event)) = self.run.prepare(bodies.next()).await?? {
+            self.run.turn().await?;
             let deed = deeds.get(&found.id).copied().context("it was planned")?;
             if deed == Deed::Again && self.others.have_begun_anew(self.queue, &found).await? {
                 continue;
             }
-            tokio::select! {
-                put_back = self.put_one_back(&found, deed, event) => put_back?,
-                () = self.shutdown.deadline() => return Ok(End::Stopped),
-            }
-            self.progress.step();
+            let put_back = self.run.finish(self.put_one_back(&found, deed, event));
+            put_back.await?.context(NOT_TAKEN)?;
             let decision = Ok(deed);
-            if self.print(&Planned { found, decision }).is_err() {
-                return Ok(End::Unread);
-            }
+            let printed = self.errand.print(&Planned { found, decision });
+            self.run.step(printed)?;
         }
+        Ok(())
     }
 
-    async fn put_one_back(&self, found: &Found, deed: Deed, event: Event) -> anyhow::Result<()> {
+    async fn put_one_back(
+        &self,
+        found: &Found,
+        deed: Deed,
+        event: Event,
+    ) -> Result<(), QueueError> {
         let put_back = PutBack {
             replay: found.replay,
             reason: &self.errand.reason,
@@ -330,48 +295,36 @@ impl Run<'_> {
             },
         };
         if found.has_copy {
-            self.queue.put_back(event, put_back).await?;
+            self.queue.put_back(event, put_back).await
         } else {
-            self.queue.take_in(event, put_back).await?;
+            self.queue.take_in(event, put_back).await
         }
-        Ok(())
     }
 
     /// Dead letters.
-    async fn retry(&mut self, letters: Vec<Planned>) -> anyhow::Result<End> {
+    async fn retry(&mut self, letters: Vec<Planned>) -> Result<(), Halt> {
         // To overrule the doubt about others would be to invite a second reply.
         let (doubtful, others): (Vec<_>, Vec<_>) = letters
             .into_iter()
             .partition(|event| self.errand.wish.again.is_some() && event.is_doubtful());
         for (again, events) in [(true, doubtful), (false, others)] {
-            let end = self.retry_these(events, again).await?;
-            if end != End::Reached {
-                return Ok(end);
-            }
+            let verdict = Verdict::Retry {
+                reason: self.errand.reason.clone(),
+                again,
+                by: By::REPLAY,
+            };
+            self.take(events, verdict).await?;
         }
-        Ok(End::Reached)
-    }
-
-    async fn retry_these(&mut self, events: Vec<Planned>, again: bool) -> anyhow::Result<End> {
-        let verdict = Verdict::Retry {
-            reason: self.errand.reason.clone(),
-            again,
-            by: By::REPLAY,
-        };
-        self.take(events, verdict).await
+        Ok(())
     }
 
     /// Those whose messages other events answer.
-    async fn close(&mut self, duplicates: Vec<Planned>) -> anyhow::Result<End> {
+    async fn close(&mut self, duplicates: Vec<Planned>) -> Result<(), Halt> {
         let (letters, events): (Vec<_>, Vec<_>) = duplicates
             .into_iter()
             .partition(|event| event.found.letter.is_some());
         for event in events {
-            tokio::select! {
-                biased;
-                () = self.shutdown.requested() => return Ok(End::Stopped),
-                _ = self.pace.tick() => {}
-            }
+            self.run.turn().await?;
             let found = &event.found;
             let ended = self.queue.end_as_duplicate(Duplicate {
                 id: found.id,
@@ -379,62 +332,28 @@ impl Run<'_> {
                 room_id: found.room_id,
                 message_id: found.message_id.as_ref(),
             });
-            tokio::select! {
-                ended = ended => ended?,
-                () = self.shutdown.deadline() => return Ok(End::Stopped),
-            }
-            self.progress.step();
-            if self.print(&event).is_err() {
-                return Ok(End::Unread);
-            }
+            self.run.finish(ended).await?.context(NOT_TAKEN)?;
+            let printed = self.errand.print(&event);
+            self.run.step(printed)?;
         }
         let reason = ANSWERED_BY_ANOTHER.to_owned();
         self.take(letters, Verdict::Drop { reason }).await
     }
 
-    async fn take(&mut self, mut events: Vec<Planned>, verdict: Verdict) -> anyhow::Result<End> {
+    async fn take(&mut self, mut events: Vec<Planned>, verdict: Verdict) -> Result<(), Halt> {
         let letter = |event: &mut Planned| event.found.letter.take();
         let letters: Vec<DeadLetter> = events.iter_mut().filter_map(letter).map(|l| *l).collect();
         let expected = letters.len();
         if expected == 0 {
-            return Ok(End::Reached);
+            return Ok(());
         }
-        let mut taking = self.queue.dead_letters().take(letters, verdict);
-        let mut taken = 0;
-        loop {
-            // Nobody has to wait for the end.
-            if taken < expected {
-                tokio::select! {
-                    biased;
-                    () = self.shutdown.requested() => return Ok(End::Stopped),
-                    _ = self.pace.tick() => {}
-                }
-            }
-            let letter = tokio::select! {
-                letter = taking.next() => letter?,
-                () = self.shutdown.deadline() => return Ok(End::Stopped),
-            };
-            let Some(letter) = letter else {
-                return Ok(End::Reached);
-            };
-            taken += 1;
-            self.progress.step();
+        let errand = self.errand;
+        let taking = self.queue.dead_letters().take(letters, verdict);
+        let print = |letter: &DeadLetter| {
             let event = events.iter().find(|event| event.found.id == letter.id);
-            if let Some(event) = event
-                && self.print(event).is_err()
-            {
-                return Ok(End::Unread);
-            }
-        }
-    }
-
-    fn print(&self, event: &Planned) -> io::Result<()> {
-        let mut out = io::stdout().lock();
-        if self.errand.json {
-            output::json(event, &mut out)
-        } else {
-            writeln!(out, "{}", event.found.id)
-        }
+            event.map_or(Ok(()), |event| errand.print(event))
+        };
+        self.run.take(taking, expected, print).await
     }
 }
 

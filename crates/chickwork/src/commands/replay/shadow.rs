@@ -16,15 +16,12 @@ use chickwork_worker::{End, Me, Rehearsal, Rehearsed};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::code;
-use super::found::{Bodies, Choosing, Found};
+use super::found::{Bodies, Found};
+use super::{Terms, code};
 use crate::comparison::Side;
-use crate::consent::Consent;
-use crate::pace::Pace;
-use crate::progress::Progress;
 use crate::recorded::{Before, Recorded};
+use crate::run::{Halt, Run};
 use crate::settings::ShadowSettings;
-use crate::shutdown::Shutdown;
 use crate::{output, words};
 
 /// How long the question at hand may take once the command is to stop: it is paid already.
@@ -35,13 +32,8 @@ const LONGEST_SHOWN: usize = 200;
 /// How events are rehearsed.
 #[derive(Debug)]
 pub(super) struct Errand {
-    pub(super) choosing: Choosing,
+    pub(super) terms: Terms,
     pub(super) settings: ShadowSettings,
-    pub(super) limit: Option<u64>,
-    pub(super) pace: Pace,
-    pub(super) dry_run: bool,
-    pub(super) consent: Consent,
-    pub(super) json: bool,
 }
 
 /// Why there is no answer.
@@ -69,15 +61,8 @@ struct Line<'a> {
 impl Errand {
     /// Rehearses them, or says what SimSimi would be asked.
     pub(super) async fn run(self, queue: Option<&Queue>) -> anyhow::Result<ExitCode> {
-        let (found, all_found) = self
-            .choosing
-            .of_one_bot(queue, self.limit, "an API token")
-            .await?;
+        let (found, all_found) = self.terms.of_one_bot(queue, "an API token").await?;
         if found.is_empty() {
-            words::tell(format_args!(
-                "Nothing to do: there are no events, or these flags choose none.{}",
-                self.choosing.hint()
-            ));
             return Ok(code(all_found));
         }
         let rehearsal = self.rehearsal().await?;
@@ -90,9 +75,14 @@ impl Errand {
             rehearsal.me.account,
             words::count(questions, "time"),
         ));
-        if !self.dry_run && questions > 0 {
+        if !self.terms.dry_run && questions > 0 {
             let times = words::count(questions, "time");
-            if !self.consent.to(format!("Ask SimSimi {times}?")).await? {
+            if !self
+                .terms
+                .consent
+                .to(format!("Ask SimSimi {times}?"))
+                .await?
+            {
                 words::tell("Nothing was asked.");
                 return Ok(ExitCode::FAILURE);
             }
@@ -139,80 +129,53 @@ impl Errand {
             lang: self.settings.lang.to_owned(),
         })
         .context("SIMSIMI_API_URL or SIMSIMI_API_KEY cannot be used")?;
-        // From here on: a prompt is better interrupted in the usual way.
-        let (_trigger, shutdown) =
-            Shutdown::on_signals(FINISH_LIMIT).context("cannot wait for signals")?;
-        let mut pace = self.pace.ticks();
-        let (total, mut failed) = (found.len() as u64, 0);
-        let mut bodies = Bodies::of(queue, found);
-        let mut progress = Progress::of(total);
-        let end = loop {
-            let next = tokio::select! {
-                biased;
-                () = shutdown.requested() => break Ended::Stopped,
-                next = bodies.next() => next?,
-            };
-            let Some((mut found, event)) = next else {
-                break Ended::Reached;
-            };
-            let then = found.recorded.take().map(|recorded| *recorded);
-            let then = then.or_else(|| recorded.remove(&event.id));
-            let played = rehearsal
-                .play(&event.body, async |question| {
-                    if self.dry_run {
+        let mut run = Run::begin(found.len() as u64, self.terms.pace, FINISH_LIMIT)?;
+        let mut failed = 0;
+        let played = async {
+            let mut bodies = Bodies::of(queue, found);
+            while let Some((mut found, event)) = run.prepare(bodies.next()).await?? {
+                let then = found.recorded.take().map(|recorded| *recorded);
+                let then = then.or_else(|| recorded.remove(&event.id));
+                let ask = async |question: &str| {
+                    if self.terms.dry_run {
                         return Err(Unanswered::NotAsked);
                     }
-                    tokio::select! {
-                        biased;
-                        () = shutdown.requested() => return Err(Unanswered::NotAsked),
-                        _ = pace.tick() => {}
+                    run.turn().await.map_err(|_| Unanswered::NotAsked)?;
+                    match run.finish(simsimi.ask(question)).await {
+                        Ok(answer) => answer.map_err(Unanswered::Failed),
+                        Err(_) => Err(Unanswered::NotAsked),
                     }
-                    tokio::select! {
-                        answer = simsimi.ask(question) => answer.map_err(Unanswered::Failed),
-                        () = shutdown.deadline() => Err(Unanswered::NotAsked),
-                    }
-                })
-                .await;
-            if !self.dry_run && played.end == End::Unanswered(Unanswered::NotAsked) {
-                break Ended::Stopped;
+                };
+                let played = rehearsal.play(&event.body, ask).await;
+                if !self.terms.dry_run && played.end == End::Unanswered(Unanswered::NotAsked) {
+                    return Err(Halt::Stopped);
+                }
+                run.step(self.print(&found, &event, &played, then.as_ref()))?;
+                match played.end {
+                    // The next question would be refused as well.
+                    End::Unanswered(Unanswered::Failed(
+                        error @ (AskError::Unauthorized(_) | AskError::QuotaUsedUp(_)),
+                    )) => return Err(Halt::Failed(error.into())),
+                    End::Unanswered(Unanswered::Failed(_)) => failed += 1,
+                    _ => {}
+                }
             }
-            progress.step();
-            if self.print(&found, &event, &played, then.as_ref()).is_err() {
-                break Ended::Unread;
-            }
-            match played.end {
-                End::Unanswered(Unanswered::Failed(
-                    error @ (AskError::Unauthorized(_) | AskError::QuotaUsedUp(_)),
-                )) => break Ended::Refused(error),
-                End::Unanswered(Unanswered::Failed(_)) => failed += 1,
-                _ => {}
-            }
+            Ok(())
         };
-        let done = progress.done();
-        drop(progress);
-        let left = total - done;
-        let rest = match &end {
-            Ended::Refused(_) => format!("; stopped, {left} left"),
-            _ if left == 0 => String::new(),
-            Ended::Reached => format!("; {left} are not to be had any more"),
-            Ended::Unread => format!("; nobody reads on, so stopped, {left} left"),
-            Ended::Stopped => format!("; stopped, {left} left"),
-        };
-        let unanswered = match failed {
-            0 => String::new(),
-            failed => format!(" ({failed} without an answer)"),
-        };
-        let deed = if self.dry_run {
+        let played = played.await;
+        let deed = if self.terms.dry_run {
             "shown, without asking"
         } else {
             "rehearsed"
         };
-        words::tell(format_args!("{done} of {total} {deed}{unanswered}{rest}."));
-        if let Ended::Refused(error) = &end {
-            let error = words::line(&error.to_string(), LONGEST_SHOWN);
-            words::tell(words::sentence(&error));
-        }
-        Ok(left == 0 && failed == 0 && !matches!(end, Ended::Refused(_)))
+        let deed = match failed {
+            0 => deed.to_owned(),
+            failed => format!("{deed} ({failed} without an answer)"),
+        };
+        let left = run.end(played, &deed, |left| {
+            format!("{left} are not to be had any more")
+        })?;
+        Ok(left == 0 && failed == 0)
     }
 
     fn print(
@@ -228,7 +191,7 @@ impl Errand {
             _ => None,
         };
         let mut out = io::stdout().lock();
-        if self.json {
+        if self.terms.json {
             let line = Line {
                 found,
                 question: played.question.as_deref(),
@@ -274,19 +237,6 @@ impl Errand {
         }
         writeln!(out)
     }
-}
-
-/// How it ended.
-#[derive(Debug)]
-enum Ended {
-    /// Nothing is left.
-    Reached,
-    /// A signal came.
-    Stopped,
-    /// Whoever read the results has gone.
-    Unread,
-    /// SimSimi refuses us, and would refuse the next question as well.
-    Refused(AskError),
 }
 
 /// How often SimSimi is asked about these.
