@@ -49,7 +49,7 @@ fn ids(listed: &[Listed]) -> Vec<EventId> {
 }
 
 async fn stories(queue: &Queue, whom: &Whom) -> anyhow::Result<Vec<Story>> {
-    let stories = soon("the stories are told", queue.stories(whom, Reach::Answered)).await??;
+    let stories = soon("the stories are told", queue.stories(whom, Reach::Ended)).await??;
     let whole = soon("all is read", queue.stories(whom, Reach::End)).await??;
     ensure!(whole.iter().all(|story| story.read_until.is_none()));
     let told = |stories: &[Story]| {
@@ -697,29 +697,30 @@ pub(crate) async fn what_a_person_did_about_an_event_much_later_is_told(
     Ok(())
 }
 
-pub(crate) async fn who_was_not_answered_has_a_story_to_the_end_whatever_the_log_has_lost(
+pub(crate) async fn a_story_is_read_to_its_end_and_little_further(
     stage: Stage,
 ) -> anyhow::Result<()> {
     let (queue, looking) = (stage.queue().await?, looking(&stage).await?);
     let mut asks = queue.claim_asks(ONE);
     let mut events = Vec::new();
-    for (number, (settlement, what)) in (1..).zip([
-        (bury(), dead()),
-        (Settlement::Done, ignored()),
-        (Settlement::Done, posted("900")?),
+    for (number, (settlement, whats)) in (1..).zip([
+        (Settlement::Done, vec![]),
+        (Settlement::Done, vec![dead()]),
+        (bury(), vec![dead()]),
+        (Settlement::Done, vec![ignored()]),
+        (Settlement::Done, vec![posted("900")?]),
     ]) {
         let event = received(number, SignedDuration::from_secs(90))?;
         queue.publisher().publish(&event).await?;
-        end(next(&mut asks).await?, settlement, vec![what]).await?;
+        end(next(&mut asks).await?, settlement, whats).await?;
         events.push(event);
     }
     asks.stop().await;
     an_age_later(&queue).await?;
-    let [buried, ignored, answered] = &events[..] else {
-        bail!("there are three");
-    };
-    // Somebody puts two of them back, and nothing but the outcomes tells of it.
-    for event in [buried, ignored] {
+    // Of one nothing was heard, and nobody knows where the letter of the other is: more may have happened
+    // to them than the log of dead letters has.
+    let (unsure, ended) = events.split_at(2);
+    for event in unsure {
         let replayed = What::Replayed {
             replay: 1,
             reason: reason("a test said so"),
@@ -730,29 +731,38 @@ pub(crate) async fn who_was_not_answered_has_a_story_to_the_end_whatever_the_log
         }
     }
     queue.close(WRITTEN).await;
-    for event in [buried, ignored] {
+    for event in unsure {
         let found = story(&looking, event.id).await?;
         ensure!(
-            told(&found)[1..] == ["replayed", "posted"] && found.standing == Standing::Answered,
+            told(&found).ends_with(&["replayed", "posted"]) && found.standing == Standing::Answered,
             "{found:?}"
         );
+    }
+    // A file has an index, and so is read to the end in any case.
+    let is_file = matches!(stage.settings()?.location, Location::Sqlite(_));
+    for event in ended {
+        let found = story(&looking, event.id).await?;
+        ensure!(told(&found).len() == 1, "{found:?}");
+        let whom = Whom::Event(event.id);
+        let short = soon("it is told", looking.stories(&whom, Reach::Ended)).await??;
+        let is_short = short[0].read_until.is_some();
+        ensure!(is_short != is_file, "{short:?}");
     }
     let choice = Choice {
         ids: events.iter().map(|event| event.id).collect(),
         ..Choice::default()
     };
     let listed = list(&looking, choice, None).await?;
-    let are_answered = |listed: &Listed| listed.standing == Standing::Answered;
+    let standings: Vec<_> = events
+        .iter()
+        .filter_map(|event| listed.iter().find(|listed| listed.event.id == event.id))
+        .map(|listed| listed.standing)
+        .collect();
+    use Standing::{Answered, Dead, Ignored};
     ensure!(
-        listed.len() == 3 && listed.iter().all(are_answered),
+        standings == [Answered, Answered, Dead, Ignored, Answered],
         "{listed:?}"
     );
-    // Where it is not read to the end, that is told.
-    let is_file = matches!(stage.settings()?.location, Location::Sqlite(_));
-    let whom = Whom::Event(answered.id);
-    let short = soon("it is told", looking.stories(&whom, Reach::Answered)).await??;
-    let is_short = short[0].read_until.is_some();
-    ensure!(is_short != is_file, "{short:?}");
     Ok(())
 }
 

@@ -135,7 +135,7 @@ conformance! {
             a_story_is_told_from_the_first_line_to_the_last,
             an_event_of_an_ingress_whose_clock_is_wrong_has_its_story,
             what_a_person_did_about_an_event_much_later_is_told,
-            who_was_not_answered_has_a_story_to_the_end_whatever_the_log_has_lost,
+            a_story_is_read_to_its_end_and_little_further,
             the_stories_of_a_message_are_those_of_every_event_about_it,
             a_story_is_told_of_what_is_not_in_the_archive,
             events_are_listed_to_an_end_while_others_write,

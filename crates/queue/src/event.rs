@@ -27,6 +27,11 @@ impl EventId {
         let seconds = i64::try_from(seconds).ok()?;
         Timestamp::new(seconds, i32::try_from(nanoseconds).ok()?).ok()
     }
+
+    /// The half of it that is random, which takes half the memory and tells millions of events apart.
+    pub(crate) fn random_part(self) -> u64 {
+        self.0.as_u64_pair().1
+    }
 }
 
 impl fmt::Display for EventId {

@@ -5,6 +5,7 @@
 //! file cannot tell apart does not exist: whatever waits it knows by id. A broker tells only how many
 //! jobs wait, so an event without an end may be [`Standing::Open`] there.
 
+mod brief;
 mod known;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -13,20 +14,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use chickwork_chatwork::id::{AccountId, MessageId, RoomId};
 use chickwork_chatwork::webhook::Webhook;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::course::{Course, Reasons, State};
 use crate::dead::DeadLetter;
 use crate::event::{BotName, Event, EventId};
-use crate::outcome::{Outcome, What};
+use crate::outcome::Outcome;
 use crate::{Backend, Queue, QueueError, amqp, sqlite};
 
+use self::brief::Brief;
 pub use self::known::{Acts, Knowledge, Known};
-
-/// What workers hold they tell a little late, so an event without an end that something was heard of
-/// this recently is not called unexplained, though nothing seems to wait.
-const JUST_NOW: SignedDuration = SignedDuration::from_secs(30);
 
 /// Which events. Empty fields choose everything.
 #[derive(Debug, Clone, Default)]
@@ -271,11 +268,11 @@ impl Whom {
 /// How much is read for a story. A file is read by its indexes, and so to the end in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
-    /// To look, and not to act by it: once the events were all answered and it is quiet about them, a
-    /// broker's outcomes are read on only where its log of dead letters says that a person did something
-    /// about them. That log may have lost a line, and so another round may be missed:
-    /// [`Story::read_until`] says from when on.
-    Answered,
+    /// To look, and not to act by it: once the events have all come to an end and it is quiet about them,
+    /// a broker's outcomes are read on only from where its log of dead letters says that something more
+    /// happened to them. What a line was lost of may be missed, and a job that was twice in the queue and
+    /// came up again much later: [`Story::read_until`] says up to when all was read.
+    Ended,
     /// All that was written since.
     End,
 }
@@ -375,11 +372,14 @@ impl Queue {
     /// What is known of the events so named, oldest first; none where nothing is.
     pub async fn stories(&self, whom: &Whom, reach: Reach) -> Result<Vec<Story>, QueueError> {
         // In this order: what is put back or comes to an end meanwhile the outcomes tell.
-        let letters = self.letters(|letter| whom.is_letter(letter)).await?;
-        let waiting = self.waiting_now().await?;
+        let letters = self.letters(|letter| whom.is_letter(letter));
+        let (letters, waiting) = tokio::try_join!(letters, self.waiting_now())?;
         let found = match &self.0 {
             Backend::Sqlite(store) => store.find(whom.clone()).await?,
-            Backend::Amqp(broker) => Box::pin(broker.find(whom, reach)).await?,
+            Backend::Amqp(broker) => {
+                let dead = letters.keys().copied().collect();
+                Box::pin(broker.find(whom, reach, dead)).await?
+            }
         };
         Ok(stories(found, letters, &waiting))
     }
@@ -431,8 +431,9 @@ pub struct Events {
     looked_through: Arc<AtomicU64>,
     /// How many without an end there were so far, on a broker.
     open: u64,
-    /// Those that were listed, on a broker, whose archive may have copies far apart: 16 bytes each.
-    listed: HashSet<EventId>,
+    /// Those that were listed, on a broker, whose archive may have copies far apart: the part of their ids
+    /// that is random.
+    listed: HashSet<u64>,
 }
 
 #[derive(Debug)]
@@ -492,7 +493,7 @@ impl Events {
         let mut briefs = Vec::with_capacity(page.events.len());
         for archived in page.events {
             let is_copied = matches!(self.pages, Pages::Amqp(_));
-            if is_copied && !self.listed.insert(archived.event.id) {
+            if is_copied && !self.listed.insert(archived.event.id.random_part()) {
                 continue;
             }
             let letter = letter(archived.event.id);
@@ -518,115 +519,6 @@ impl Events {
                     outcomes,
                 });
             }
-        }
-    }
-}
-
-/// What the outcomes of one event come to.
-#[derive(Debug)]
-struct Brief {
-    /// `None`: it has come to no end.
-    end: Option<Standing>,
-    said_to_wait_until: Option<Timestamp>,
-    why: Option<String>,
-    reply_message_id: Option<MessageId>,
-    replay: u32,
-    open_round: Option<Timestamp>,
-    last: Option<(&'static str, Timestamp)>,
-}
-
-impl Brief {
-    fn of(outcomes: &[Outcome], letter: Option<&DeadLetter>) -> Self {
-        let mut reasons = Reasons::default();
-        let mut course = Course::default();
-        let mut brief = Self {
-            end: None,
-            said_to_wait_until: None,
-            why: None,
-            reply_message_id: None,
-            replay: 0,
-            open_round: None,
-            last: None,
-        };
-        let mut dropped = None;
-        for outcome in outcomes {
-            course.apply(outcome, &mut reasons);
-            // It may be told late, and then it is no news.
-            if matches!(outcome.what, What::Received { .. }) && brief.last.is_some() {
-                continue;
-            }
-            brief.last = Some((outcome.what.name(), outcome.at));
-            brief.said_to_wait_until = None;
-            match &outcome.what {
-                What::Posted {
-                    reply_message_id: Some(reply),
-                    ..
-                } => brief.reply_message_id = Some(reply.clone()),
-                What::Replayed { replay, .. } => {
-                    brief.replay = brief.replay.max(*replay);
-                    brief.said_to_wait_until = Some(Timestamp::MAX);
-                }
-                What::Later { reason, until, .. } => {
-                    brief.why = Some(reason.clone());
-                    brief.said_to_wait_until = Some(*until);
-                }
-                What::Dropped { reason } => dropped = Some(reason.clone()),
-                _ => {}
-            }
-        }
-        brief.open_round = course.open_round();
-        (brief.end, brief.why) = match course.state(letter.map(|letter| letter.cause)) {
-            State::Answered => (Some(Standing::Answered), None),
-            State::Ignored(reason) => {
-                let reason = reasons.name(reason).to_owned();
-                (Some(Standing::Ignored), Some(reason))
-            }
-            State::Dead(cause) => (Some(Standing::Dead), Some(cause.as_str().to_owned())),
-            State::Dropped => (Some(Standing::Dropped), dropped),
-            // Why it was put off, while that is the last word.
-            State::Open if brief.said_to_wait_until.is_some() => (None, brief.why),
-            State::Open => (None, None),
-        };
-        brief
-    }
-
-    fn is_open(&self) -> bool {
-        self.end.is_none()
-    }
-
-    /// Where it stands, when so many events as young as it, or younger, have come to no end.
-    fn standing(&self, event: &Event, waits: &Waits, open: u64, now: Timestamp) -> Standing {
-        self.standing_of(event.id, event.received_at, waits, open, now)
-    }
-
-    fn standing_of(
-        &self,
-        id: EventId,
-        received_at: Timestamp,
-        waits: &Waits,
-        open: u64,
-        now: Timestamp,
-    ) -> Standing {
-        if let Some(end) = self.end {
-            return end;
-        }
-        match waits {
-            Waits::These(ids) if ids.contains(&id) => Standing::Waiting,
-            Waits::These(_) => Standing::Unexplained,
-            Waits::SoMany(0) => {
-                let heard = self.last.map_or(received_at, |(_, at)| at.max(received_at));
-                if now.duration_since(heard) < JUST_NOW {
-                    Standing::Open
-                } else {
-                    Standing::Unexplained
-                }
-            }
-            Waits::SoMany(jobs) if open <= *jobs => Standing::Waiting,
-            // It was put off, or a person put it back: those wait before any other does.
-            Waits::SoMany(_) if self.said_to_wait_until.is_some_and(|until| until >= now) => {
-                Standing::Waiting
-            }
-            Waits::SoMany(_) => Standing::Open,
         }
     }
 }

@@ -5,17 +5,19 @@
 //!
 //! To be built with `--release --workspace`: the commands are those of the `chickwork` beside it. With
 //! `stay` the queues remain until a line is read from the terminal, so that a person can look as well.
-//! A broker dates what is written by its own clock, so there all events are minutes old; the events of
-//! a file are spread over a day.
+//! The events of a file are spread over a day. A broker dates what is written by its own clock, so there
+//! most of them are minutes old, thousands in each second; the last come as slowly as in a busy company,
+//! and these are asked for, as well as one that came in the rush.
 
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use chickwork_chatwork::id::MessageId;
 use chickwork_queue::event::EventId;
+use chickwork_sandbox::DEMO_WEBHOOK_TOKEN;
 use chickwork_tests::rabbitmq::Node;
 use chickwork_tests::stage::{self, a_namespace};
 use futures_util::future::try_join_all;
@@ -29,6 +31,10 @@ const CHANNELS: u64 = 8;
 const WINDOW: u64 = 64;
 /// Events that a file takes in one transaction.
 const TRANSACTION: u64 = 20_000;
+/// So many events come slowly into a broker, the last ones.
+const SLOW: u64 = 3_000;
+/// The time from one of these to the next: three million a day.
+const SLOWLY: Duration = Duration::from_millis(30);
 /// How long what is in a file has been going on.
 const SPREAD: Duration = Duration::from_secs(24 * 3600);
 
@@ -73,6 +79,7 @@ fn main() -> anyhow::Result<()> {
     if is_wanted("rabbitmq") {
         let node = Node::start()?;
         let namespace = a_namespace();
+        let folder = tempfile::tempdir()?;
         let begun = Instant::now();
         let filled = runtime.block_on(fill_broker(&node.url(), &namespace, count))?;
         let took = begun.elapsed();
@@ -81,7 +88,9 @@ fn main() -> anyhow::Result<()> {
             node.url(),
             took.as_secs_f64()
         ));
-        measure(&node.url(), &namespace, &filled, "20s")?;
+        let ingress = Ingress::start(&node.url(), &namespace, folder.path())?;
+        measure(&node.url(), &namespace, &filled, "1m")?;
+        drop(ingress);
         wait_if(stays)?;
     }
     Ok(())
@@ -266,11 +275,16 @@ async fn fill_part(
     );
     let mut filled = Filled::default();
     let mut number = part;
+    let slow_from = count.saturating_sub(SLOW);
     while number < count {
         let mut confirms = Vec::new();
         for _ in 0..WINDOW {
             if number >= count {
                 break;
+            }
+            if number >= slow_from {
+                // This is their pace, not a wait for anything.
+                tokio::time::sleep(SLOWLY * u32::try_from(CHANNELS)?).await;
             }
             let made = Made::event(number, Timestamp::now());
             let key = format!("bot.mention_to_me.{}", made.room);
@@ -329,6 +343,35 @@ fn properties(made: &Made) -> lapin::BasicProperties {
         .with_app_id("chickwork".into())
         .with_delivery_mode(2)
         .with_headers(headers)
+}
+
+/// Something that runs and says so, as in every deployment: that nobody is there takes a while to see.
+#[derive(Debug)]
+struct Ingress(Child);
+
+impl Ingress {
+    fn start(location: &str, namespace: &str, folder: &Path) -> anyhow::Result<Self> {
+        let mut command = Command::new(beside("chickwork")?);
+        command
+            .arg("ingress")
+            .env("CHICKWORK_QUEUE", location)
+            .env("CHICKWORK_NAMESPACE", namespace)
+            .env("CHICKWORK_SPOOL", folder.join("spool.db"))
+            .env("CHICKWORK_LISTEN", "127.0.0.1:0")
+            .env("CHICKWORK_ADMIN_LISTEN", "127.0.0.1:0")
+            .env("CHATWORK_WEBHOOK_TOKEN", DEMO_WEBHOOK_TOKEN)
+            .env("RUST_LOG", "warn")
+            .process_group(0);
+        Ok(Self(command.spawn()?))
+    }
+}
+
+impl Drop for Ingress {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn measure(location: &str, namespace: &str, filled: &Filled, last: &str) -> anyhow::Result<()> {

@@ -87,8 +87,8 @@ fn is_gone(properties: &BasicProperties) -> bool {
     kind.is_some_and(|kind| kind.as_str() == GONE)
 }
 
-/// When people did something about some events, as the lines of the log tell: they took a letter out, or
-/// put the event back in.
+/// When something happened to some events that their outcomes tell as well, as the lines of the log tell:
+/// they were given up, or people took a letter out, or put the event back in.
 #[derive(Debug)]
 pub(super) struct Acts<'a> {
     ids: &'a HashSet<EventId>,
@@ -108,19 +108,21 @@ impl<'a> Acts<'a> {
 
     /// Takes in the next line.
     pub(super) fn take_in(&mut self, line: &Delivery) {
-        let name = || dead::name(&line.properties, &line.data);
-        if is_gone(&line.properties) {
-            if self.names.contains(&name()) {
-                self.at.extend(wire::dated(&line.properties));
+        let Delivery {
+            properties, data, ..
+        } = line;
+        if is_gone(properties) {
+            if self.names.contains(&dead::name(properties, data)) {
+                self.at.extend(wire::dated(properties));
             }
-        } else {
-            let id = line.properties.message_id().as_ref();
-            if id
-                .and_then(|id| id.as_str().parse().ok())
-                .is_some_and(|id| self.ids.contains(&id))
-            {
-                self.names.insert(name());
-            }
+            return;
+        }
+        let id = properties.message_id().as_ref();
+        let id = id.and_then(|id| id.as_str().parse().ok());
+        if id.is_some_and(|id| self.ids.contains(&id)) {
+            let letter = dead::describe(properties, data);
+            self.names.insert(letter.letter.name);
+            self.at.push(letter.buried_at);
         }
     }
 }
@@ -335,10 +337,20 @@ impl Broker {
         self.log(dead::naming(name, GONE), Vec::new());
     }
 
-    /// Says in the log that an event was put back in, so that it is known when something was done about
-    /// it. It names no letter, so it takes none off the list.
-    pub(super) fn log_put_back(&self, id: EventId) {
-        self.log_gone(&put_back(id));
+    /// Says in the log that an event is put back in, so that it is known when something was done about it.
+    /// It names no letter, so it takes none off the list. Stored, before anything else is done: the
+    /// story of an event that has come to an end is read on by it. Where there is no log, or it cannot be
+    /// used, stories are read to the end.
+    pub(super) async fn log_put_back(&self, id: EventId) -> Result<(), BrokerError> {
+        if !self.inner.connections.has_letters() {
+            return Ok(());
+        }
+        let line = self.line(dead::naming(&put_back(id), GONE), Vec::new());
+        match self.store(&line).await {
+            Err(BrokerError::Returned(_)) => Ok(()),
+            Err(error) if says_that_there_is_no_log(&error) => Ok(()),
+            stored => stored,
+        }
     }
 
     /// Says it of many.
@@ -351,18 +363,21 @@ impl Broker {
     }
 
     fn log(&self, properties: BasicProperties, body: Vec<u8>) {
-        if !self.inner.connections.has_letters() {
-            return;
+        if self.inner.connections.has_letters() {
+            self.inner.letters.send(self.line(properties, body));
         }
+    }
+
+    fn line(&self, properties: BasicProperties, body: Vec<u8>) -> Message {
         let address = Address {
             exchange: self.names().letters(),
             key: String::new(),
         };
-        self.inner.letters.send(Message {
+        Message {
             address,
             properties,
             body,
-        });
+        }
     }
 
     /// Counts a line that was handed over, and waits once there are many.

@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
-use super::{JUST_NOW, Standing, Waits};
+use super::brief::JUST_NOW;
+use super::{Standing, Waits};
 use crate::amqp::BrokerError;
 use crate::course::{Course, Reasons, State};
 use crate::dead::DeadLetter;

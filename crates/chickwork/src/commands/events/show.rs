@@ -41,8 +41,9 @@ may be about one message: all of them are shown. The story is told with the dura
 its steps, and shows what was asked, answered and said. Looking changes nothing. Exits 1 when
 nothing is known of it.
 
-A broker is read to the end unless the event was answered, as nothing comes after that but
-another answer that a person asks for. Then the last line says up to when it was read.
+A broker is read until the event has come to an end and nothing more is said of it for a
+while, and on from whatever people did about it later. The last line says up to when all was
+read. What has come to no end is read to the end.
 
 JSON has one object a line for each event: id, bot, type, room_id, message_id, sender, text,
 received_at, state, why, reply_message_id, replay, outcomes (as in the outcomes stream),
@@ -94,7 +95,7 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
     let reach = if call.flags.get_flag("to-the-end") {
         Reach::End
     } else {
-        Reach::Answered
+        Reach::Ended
     };
     let kept = Kept::of(&settings.queue);
     let work = on_queue(settings.queue, async move |queue| {
