@@ -8,9 +8,9 @@ use bytes::Bytes;
 use chickwork_chatwork::id::{AccountId, MessageId, RoomId};
 use chickwork_queue::dead::Verdict;
 use chickwork_queue::event::{BotName, Event, EventId};
-use chickwork_queue::events::{Choice, Listed, Reach, Standing, Story, Whom};
+use chickwork_queue::events::{Choice, Listed, Reach, Sought, Standing, Story, Whom};
 use chickwork_queue::job::{Attempt, Cause, Settled, Settlement, Step, Work};
-use chickwork_queue::outcome::What;
+use chickwork_queue::outcome::{Outcome, What};
 use chickwork_queue::{Claim, Declare, Location, Queue, Settings};
 use chickwork_tests::stage::{
     Stage, an_event, dead_letters, next, outcome, put_back, retry, soon, take, within,
@@ -64,6 +64,27 @@ async fn story(queue: &Queue, id: EventId) -> anyhow::Result<Story> {
     let mut stories = stories(queue, &Whom::Event(id)).await?;
     ensure!(stories.len() == 1, "{stories:?}");
     stories.pop().context("there is one")
+}
+
+/// The story as it is looked at, and all of it.
+async fn short_and_whole(queue: &Queue, id: EventId) -> anyhow::Result<(Story, Story)> {
+    let whom = Whom::Event(id);
+    let short = soon("it is told", queue.stories(&whom, Reach::Ended)).await??;
+    let whole = soon("all is told", queue.stories(&whom, Reach::End)).await??;
+    let only = |mut stories: Vec<Story>| stories.pop().context("there is one");
+    Ok((only(short)?, only(whole)?))
+}
+
+/// A file has an index, and so is read to the end in any case.
+fn is_file(stage: &Stage) -> anyhow::Result<bool> {
+    Ok(matches!(stage.settings()?.location, Location::Sqlite(_)))
+}
+
+/// The id of a message that seems to have been sent so long ago.
+fn sent(ago: SignedDuration) -> anyhow::Result<MessageId> {
+    let at = (Timestamp::now() - ago).as_millisecond();
+    let millis = u64::try_from(at - MessageId::SEEMS_TO_BEGIN)?;
+    Ok(MessageId::new((millis << 22 | 5).to_string())?)
 }
 
 /// What the outcomes of a story are called, in their order.
@@ -221,7 +242,7 @@ pub(crate) async fn events_are_chosen_by_each_thing_that_is_known_of_them(
         archive(&queue, event).await?;
     }
     let minutes = |minutes: i64| Some(Timestamp::now() - SignedDuration::from_mins(minutes));
-    let text = |text: &str| Some(text.to_owned());
+    let text = |text: &str| Some(Sought::new(text));
     let none = Choice::default;
     let table: Vec<(Choice, Vec<&Event>)> = vec![
         (none(), all.to_vec()),
@@ -271,7 +292,7 @@ pub(crate) async fn events_are_chosen_by_each_thing_that_is_known_of_them(
         ),
         (
             Choice {
-                event_type: text("other"),
+                event_type: Some("other".to_owned()),
                 ..none()
             },
             vec![&no_event],
@@ -622,9 +643,22 @@ pub(crate) async fn an_event_of_an_ingress_whose_clock_is_wrong_has_its_story(
     let (queue, looking) = (stage.queue().await?, looking(&stage).await?);
     let mut asks = queue.claim_asks(ONE);
     for hours in [-1, 0, 30] {
-        let event = received(1, SignedDuration::from_hours(hours))?;
+        // Whoever wrote has another clock.
+        let event = Event {
+            message_id: Some(sent(SignedDuration::from_secs(2))?),
+            ..received(1, SignedDuration::from_hours(hours))?
+        };
         queue.publisher().publish(&event).await?;
-        end(next(&mut asks).await?, Settlement::Done, vec![ignored()]).await?;
+        let told_of_it = Outcome {
+            room_id: event.room_id,
+            message_id: event.message_id.clone(),
+            ..outcome(event.id, ignored())
+        };
+        let settled = Settled {
+            settlement: Settlement::Done,
+            outcomes: vec![told_of_it],
+        };
+        next(&mut asks).await?.settle(settled).await?;
         let archived = async {
             loop {
                 let found = story(&looking, event.id).await?;
@@ -637,6 +671,16 @@ pub(crate) async fn an_event_of_an_ingress_whose_clock_is_wrong_has_its_story(
         };
         let found = soon("its story is there", archived).await??;
         ensure!(found.standing == Standing::Ignored, "{found:?}");
+        let by_message = Whom::Message {
+            room: event.room_id,
+            message: event.message_id.clone().context("it has one")?,
+            bot: None,
+        };
+        let found = stories(&looking, &by_message).await?;
+        ensure!(
+            found.len() == 1 && told(&found[0]) == ["ignored"],
+            "{found:?}"
+        );
         let only = Choice {
             ids: vec![event.id],
             ..Choice::default()
@@ -693,6 +737,8 @@ pub(crate) async fn what_a_person_did_about_an_event_much_later_is_told(
     ] {
         let found = story(&looking, event.id).await?;
         ensure!(told(&found) == expected, "{found:?}");
+        let (short, _) = short_and_whole(&looking, event.id).await?;
+        ensure!(short.read_until.is_some() != is_file(&stage)?, "{short:?}");
     }
     Ok(())
 }
@@ -720,13 +766,13 @@ pub(crate) async fn a_story_is_read_to_its_end_and_little_further(
     // Of one nothing was heard, and nobody knows where the letter of the other is: more may have happened
     // to them than the log of dead letters has.
     let (unsure, ended) = events.split_at(2);
-    for event in unsure {
-        let replayed = What::Replayed {
-            replay: 1,
-            reason: reason("a test said so"),
-            by: None,
-        };
-        for what in [replayed, posted("901")?] {
+    let replayed = What::Replayed {
+        replay: 1,
+        reason: reason("a test said so"),
+        by: None,
+    };
+    for event in &events {
+        for what in [replayed.clone(), posted("901")?] {
             queue.outcomes().record(outcome(event.id, what));
         }
     }
@@ -738,29 +784,27 @@ pub(crate) async fn a_story_is_read_to_its_end_and_little_further(
             "{found:?}"
         );
     }
-    // A file has an index, and so is read to the end in any case.
-    let is_file = matches!(stage.settings()?.location, Location::Sqlite(_));
     for event in ended {
-        let found = story(&looking, event.id).await?;
-        ensure!(told(&found).len() == 1, "{found:?}");
-        let whom = Whom::Event(event.id);
-        let short = soon("it is told", looking.stories(&whom, Reach::Ended)).await??;
-        let is_short = short[0].read_until.is_some();
-        ensure!(is_short != is_file, "{short:?}");
+        let (short, whole) = short_and_whole(&looking, event.id).await?;
+        ensure!(told(&whole).ends_with(&["replayed", "posted"]), "{whole:?}");
+        if is_file(&stage)? {
+            ensure!(short.outcomes == whole.outcomes && short.read_until.is_none());
+        } else {
+            ensure!(
+                told(&short).len() == 1 && short.read_until.is_some(),
+                "{short:?}"
+            );
+        }
     }
+    // Whoever acts by it reads all.
     let choice = Choice {
         ids: events.iter().map(|event| event.id).collect(),
         ..Choice::default()
     };
     let listed = list(&looking, choice, None).await?;
-    let standings: Vec<_> = events
-        .iter()
-        .filter_map(|event| listed.iter().find(|listed| listed.event.id == event.id))
-        .map(|listed| listed.standing)
-        .collect();
-    use Standing::{Answered, Dead, Ignored};
+    let are_answered = |listed: &Listed| listed.replay == 1 && listed.last == Some("posted");
     ensure!(
-        standings == [Answered, Answered, Dead, Ignored, Answered],
+        listed.len() == events.len() && listed.iter().all(are_answered),
         "{listed:?}"
     );
     Ok(())
@@ -775,13 +819,15 @@ pub(crate) async fn the_stories_of_a_message_are_those_of_every_event_about_it(
             room_id: Some(RoomId(room)),
             message_id: Some(MessageId::new(message)?),
             bot: BotName::new(bot)?,
-            ..received(number, SignedDuration::from_secs(60 - i64::from(number)))?
+            // Some minutes after each other: a message may be edited, or a webhook wait in a spool.
+            ..received(
+                number,
+                SignedDuration::from_mins(20 - 4 * i64::from(number)),
+            )?
         })
     };
     // An id that tells the time at which it was sent, and one that tells nothing.
-    let sent = Timestamp::now() - SignedDuration::from_secs(61);
-    let millis = u64::try_from(sent.as_millisecond() - MessageId::SEEMS_TO_BEGIN)?;
-    let timed = (millis << 22 | 5).to_string();
+    let timed = sent(SignedDuration::from_secs(16 * 60 + 2))?;
     for message in [timed.as_str(), "77", "abc"] {
         let events = [
             about(3, "bot", message, 1)?,

@@ -147,7 +147,7 @@ fn of_lines_of_a_newer_release_the_words_are_forgotten_and_what_is_nobodys_is_co
         tell(line(6, r#""what":"sung","song":"another's""#))?;
         let whose = Whose {
             room: RoomId(5),
-            message: None,
+            messages: Vec::new(),
             bot: None,
         };
         let kept = queue.kept_of(&whose, || {}).await?;
@@ -194,7 +194,7 @@ fn what_an_older_release_deleted_is_gone_from_the_files_bytes_after_a_purge() ->
         ensure!(bytes_of(&path, b"a secret")?, "it is there, in free pages");
         let whose = Whose {
             room: RoomId(5),
-            message: None,
+            messages: Vec::new(),
             bot: None,
         };
         let hasty = queue.purge(&whose, "a test", Duration::ZERO).await?;
@@ -235,7 +235,7 @@ fn what_has_come_to_no_end_is_counted_and_ended_when_it_is_purged() -> anyhow::R
         file.execute("DELETE FROM jobs WHERE id = ?1", [id])?;
         let whose = Whose {
             room: lost.room_id.context("it has a room")?,
-            message: None,
+            messages: Vec::new(),
             bot: None,
         };
         let kept = queue.kept_of(&whose, || {}).await?;

@@ -127,7 +127,8 @@ pub(super) async fn dev_tells_how_a_lost_answer_is_looked_for_and_found() -> any
             "no answer from Chatwork",
             "; the room will be looked at in 1",
             "  looked: it is there\n",
-            "  answered after 1",
+            "  answered after ",
+            " s, known after 1",
         ],
     )?;
     let replies = said.matches("\n  lost and found\n").count();

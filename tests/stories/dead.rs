@@ -434,6 +434,24 @@ pub(super) async fn filters_choose_exactly_what_they_say(kind: Kind) -> anyhow::
     assert!(groups.contains("     2  exhausted  ask"), "{groups}");
     assert!(groups.contains("SimSimi failed: #"), "{groups}");
 
+    for (flags, words) in [
+        (
+            &["--limit", "1"][..],
+            "This is the oldest dead letter. There are younger ones",
+        ),
+        (
+            &["--limit", "3", "--json"],
+            "These are the oldest 3 dead letters. There",
+        ),
+        (&["--limit", "4"], ""),
+    ] {
+        let list = run(dead(&stage, &[&["list"], flags].concat())?).await?;
+        assert_eq!(list.err.is_empty(), words.is_empty(), "{list:?}");
+        assert!(list.err.contains(words), "{words} in {list:?}");
+    }
+    let one = done(&stage, &["list", "--limit", "1"]).await?;
+    assert!(one.contains("1 dead letter, and more. Next:"), "{one}");
+
     // The same flags choose what is taken.
     let dropped = done(&stage, &["drop", "--room", "4", "--step", "ask", "--yes"]).await?;
     assert_eq!(dropped, format!("{other_ask}\n"));

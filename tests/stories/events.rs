@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 use chickwork_chatwork::id::{MessageId, RoomId};
-use chickwork_queue::event::Event;
+use chickwork_queue::event::{Event, EventId};
 use chickwork_queue::job::{Cause, Settlement};
 use chickwork_queue::outcome::What;
 use chickwork_sandbox::fault::{Call, Fault, Service, When};
@@ -118,7 +118,8 @@ pub(super) async fn an_event_that_met_three_faults_tells_exactly_that_story(
             // First of all, what it comes to.
             "The bot replied after ",
             &format!("with message {reply}."),
-            "Whether the post had arrived was not known at first; the bot looked into the room",
+            "Whether the post had arrived was not known until ",
+            ", when the bot looked into the room and found its reply there.",
             &format!("message   {message}"),
             "state     answered",
             "echo through thick and thin",
@@ -362,6 +363,7 @@ pub(super) async fn what_nobody_has_heard_of_is_told_with_what_to_try(
         &["show", "not-an-id"],
         &["show", "room", "5"],
         &["show", "01a22701"],
+        &["show", "1795508813713968449", "1795508813713968450"],
         &["list", "--state", "lost"],
         &["list", "--since", "1h", "--until", "2h"],
         &["export", "--since", "2100-01-01T00:00:00Z"],
@@ -371,6 +373,12 @@ pub(super) async fn what_nobody_has_heard_of_is_told_with_what_to_try(
         let short = format!("Usage: {}", words[0]);
         assert!(!wrong.err.contains(&short), "{words:?}: {wrong:?}");
     }
+    // The room is another one, as with a link that was put together by hand.
+    let strayed = run(events(&stage, &["show", "446240519-1800000000000000001"])?).await?;
+    assert_eq!(strayed.code, Some(1), "{strayed:?}");
+    let hint = "is known in room 3: chickwork events show 3-1800000000000000001";
+    assert!(strayed.err.contains(hint), "{strayed:?}");
+    assert!(!strayed.err.contains("webhook"), "{strayed:?}");
     // A room is no message, but may be taken for one.
     let room = run(events(&stage, &["show", "446240519"])?).await?;
     assert_eq!(room.code, Some(1), "{room:?}");
@@ -378,6 +386,13 @@ pub(super) async fn what_nobody_has_heard_of_is_told_with_what_to_try(
         room.err.contains("events list --room 446240519"),
         "{room:?}"
     );
+    // Of two that are named one is there, and exported all the same.
+    let nobody = EventId::fresh();
+    let words = ["export", &event.id.to_string(), &nobody.to_string()];
+    let export = run(events(&stage, &words)?).await?;
+    assert_eq!((export.code, export.out.lines().count()), (Some(1), 1));
+    let missing = format!("There is no such event: {nobody}.\n1 event exported.");
+    assert!(export.err.contains(&missing), "{export:?}");
     // And where nothing is kept that is said.
     let mut list = events(&stage, &["list", "--room", "5"])?;
     list.env("CHICKWORK_ARCHIVE_KEEP", "0");

@@ -129,6 +129,7 @@ chickwork_tests::stories! {
             two_who_recover_at_once_have_each_mention_answered_once,
             what_is_too_old_is_left_unless_its_age_is_ignored,
             what_cannot_be_seen_is_said,
+            what_came_in_and_has_no_end_is_not_missed_but_said,
             no_more_is_read_than_the_rate_limit_keeps_for_it,
             it_can_be_stopped_and_says_how_far_it_came,
         ],
@@ -144,6 +145,7 @@ chickwork_tests::stories! {
             an_exported_file_is_received_by_an_empty_deployment,
             what_was_heard_is_sent_into_another_ingress,
             what_is_too_old_is_put_back_only_on_demand,
+            what_since_leaves_out_is_said,
             what_is_answered_is_answered_again_only_on_demand,
             a_dry_run_tells_what_would_become_of_each,
             why_it_was_replayed_is_kept,
@@ -162,6 +164,7 @@ chickwork_tests::stories! {
         purge: [
             what_is_kept_of_a_room_is_forgotten_or_said_to_remain,
             what_was_forgotten_is_not_answered_again,
+            a_reply_is_forgotten_with_what_it_answers,
         ],
         quiet: [no_log_tells_secrets_or_what_people_said],
         many: [

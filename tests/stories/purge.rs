@@ -170,6 +170,61 @@ pub(super) async fn what_was_forgotten_is_not_answered_again(kind: Kind) -> anyh
     bot.end().await
 }
 
+/// Whoever copies the link of the bot's reply means that, and what it quotes.
+pub(super) async fn a_reply_is_forgotten_with_what_it_answers(kind: Kind) -> anyhow::Result<()> {
+    let bot = Plan::on(kind)?.start().await?;
+    let asked = bot.mention("echo hush").await?;
+    bot.posted(SOON, &asked).await?;
+    let other = bot.mention("echo said-elsewhere").await?;
+    bot.posted(SOON, &other).await?;
+    for message in [&asked, &other] {
+        bot.archived(message).await?;
+    }
+    let reply = bot.sandbox.ledger().answers_to(&asked)[0]
+        .message_id
+        .clone();
+    let link = format!("{ROOM}-{reply}");
+    // Elsewhere nothing is done to what was not named, and it is said what may be meant.
+    let hint = format!("is the bot's reply to message {asked}: --message {ROOM}-{asked} ");
+    for command in [
+        &["events", "list"][..],
+        &["events", "export"],
+        &["replay", "--yes"],
+    ] {
+        let words = [command, &["--message", &link]].concat();
+        let nothing = said(&bot, &words).await?;
+        assert_eq!(
+            (nothing.code, nothing.out.as_str()),
+            (Some(0), ""),
+            "{nothing:?}"
+        );
+        assert!(nothing.err.contains(&hint), "{hint} in {nothing:?}");
+    }
+
+    let purged = purge(&bot, &["--message", &link, "--yes"]).await?;
+    let words = format!("{reply} is the bot's reply to message {asked}: what is kept");
+    assert!(purged.err.contains(&words), "{purged:?}");
+    let report = purged.report()?;
+    assert_eq!(report["message_id"], asked.as_str());
+    assert_eq!(report["replies"], serde_json::json!([reply]));
+    // What was asked and what was replied.
+    let all = [Some(1), Some(2), Some(0)];
+    match kind {
+        Kind::Sqlite => {
+            assert_eq!(purged.code, Some(0), "{purged:?}");
+            assert_eq!(numbers(&report, &DONE), all);
+            assert!(!file_tells(&bot, "hush")?, "it is gone from the disk");
+            assert!(file_tells(&bot, "said-elsewhere")?, "this is kept");
+        }
+        Kind::Rabbitmq => {
+            assert_eq!(purged.code, Some(1), "something remains: {purged:?}");
+            assert_eq!(numbers(&report, &REMAINING), all);
+        }
+    }
+    all_is_explained(&bot).await?;
+    bot.end().await
+}
+
 pub(super) async fn what_waits_to_be_answered_is_left_and_said() -> anyhow::Result<()> {
     let mut bot = Plan::on(Kind::Sqlite)?.workers(1).start().await?;
     bot.worker().kill().await?;

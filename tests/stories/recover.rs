@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 use chickwork_chatwork::id::{AccountId, MessageId, RoomId};
 use chickwork_chatwork::notation;
 use chickwork_queue::Stored;
+use chickwork_queue::job::Settlement;
 use chickwork_queue::outcome::What;
 use chickwork_sandbox::fault::{Call, Fault, Service};
 use chickwork_sandbox::ledger::Called;
@@ -16,7 +17,7 @@ use chickwork_sandbox::{DEMO_API_TOKEN, Say, town};
 use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY, a_hook, mentioning};
 use chickwork_tests::process::{chickwork, free_port};
 use chickwork_tests::rabbitmq::signal;
-use chickwork_tests::stage::{Kind, SOON, soon, within};
+use chickwork_tests::stage::{Kind, SOON, next, settle, soon, within};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
@@ -459,6 +460,35 @@ pub(super) async fn what_cannot_be_seen_is_said(kind: Kind) -> anyhow::Result<()
         "{said:?}"
     );
     assert!(said.err.contains("No mention was missed"), "{said:?}");
+    bot.end().await
+}
+
+/// A mention that came in is not missed, even if the queue has lost it: then that is said.
+pub(super) async fn what_came_in_and_has_no_end_is_not_missed_but_said(
+    kind: Kind,
+) -> anyhow::Result<()> {
+    let mut bot = a_deaf_bot(Plan::on(kind)?).await?;
+    bot.front.start()?;
+    bot.front.ready().await?;
+    let lost = bot.mention("echo lost").await?;
+    bot.archived(&lost).await?;
+    let queue = bot.queue().await?;
+    let mut asks = queue.claim_asks(1);
+    settle(next(&mut asks).await?, Settlement::Done).await?;
+    asks.stop().await;
+    let said = say(&bot, &[]).await?;
+    assert_eq!((said.code, said.out.as_str()), (Some(0), ""), "{said:?}");
+    for words in [
+        "No mention was missed",
+        "1 mention without a reply came in",
+        "see chickwork audit.",
+    ] {
+        assert!(said.err.contains(words), "{words} is not in {said:?}");
+    }
+    if kind == Kind::Sqlite {
+        let words = "has come to no end";
+        assert!(said.err.contains(words), "{words} is not in {said:?}");
+    }
     bot.end().await
 }
 

@@ -555,6 +555,43 @@ pub(super) async fn what_is_too_old_is_put_back_only_on_demand(kind: Kind) -> an
     bot.end().await
 }
 
+/// `--since` is about the receipt: what was given up since then and received before is not chosen, and
+/// whoever has an outage in mind is told.
+pub(super) async fn what_since_leaves_out_is_said(kind: Kind) -> anyhow::Result<()> {
+    let stage = tokio::task::block_in_place(|| Stage::new(kind))?;
+    let queue = stage.queue().await?;
+    let received_at = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(2);
+    let old = Event {
+        received_at,
+        ..an_event(1)
+    };
+    queue.publisher().publish(&old).await?;
+    give_up(&queue, 1).await?;
+    archived(&stage, 1).await?;
+    for words in [
+        &["--since", "1h", "--state", "dead"][..],
+        &["--since", "1h", "--from", "dead"],
+    ] {
+        let said = say(&stage, words).await?;
+        assert_eq!(said.code, Some(0), "{said:?}");
+        let hint = "1 dead letter was given up since then, but its event was received before, and --since is about that: chickwork dead retry --since 20";
+        assert!(said.err.contains(hint), "{said:?}");
+        assert!(said.err.contains("is chosen."), "{said:?}");
+    }
+    let said = say(&stage, &["--since", "3h", "--state", "dead", "--dry-run"]).await?;
+    assert!(!said.err.contains("since then"), "{said:?}");
+    let since = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(1);
+    let since = format!("{since:.0}");
+    let retry = run(typed(
+        &stage,
+        "dead",
+        &["retry", "--since", &since, "--yes"],
+    )?)
+    .await?;
+    assert_eq!(retry.out, format!("{}\n", old.id), "{retry:?}");
+    Ok(())
+}
+
 /// A message that was answered is answered again only on demand, and once for each demand.
 pub(super) async fn what_is_answered_is_answered_again_only_on_demand(
     kind: Kind,

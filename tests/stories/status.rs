@@ -219,6 +219,8 @@ pub(super) async fn status_says_when_there_is_nothing() -> anyhow::Result<()> {
     let file = here.join("chickwork.db");
     let named = look_here.said.contains(&file.display().to_string());
     assert!(named && !file.exists(), "{}", look_here.said);
+    let says = "How the bot is cannot be told: there is no queue file at ";
+    assert!(look_here.said.starts_with(says), "{}", look_here.said);
 
     let nobody = format!("amqp://guest:hush@127.0.0.1:{}/%2f", free_port()?);
     let mut command = chickwork("status")?;

@@ -2,13 +2,15 @@
 //! are kept.
 
 use chickwork_chatwork::id::{AccountId, MessageId, RoomId};
-use chickwork_queue::event::Event;
-use chickwork_queue::events::{Choice, Standing};
+use chickwork_queue::event::{Event, EventId};
+use chickwork_queue::events::{Choice, Sought, Standing};
+use chickwork_queue::{Queue, QueueError};
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use jiff::Timestamp;
 
 use crate::command_line;
+use crate::commands::events::reply::answered_by;
 use crate::commands::events::whom::Named;
 use crate::filter::{HEADING, Moment, bot, event_id, moment};
 
@@ -51,19 +53,19 @@ pub(crate) fn flags() -> [Arg; 11] {
             .value_name("ID")
             .num_args(0..)
             .help_heading(HEADING)
-            .value_parser(event_id)
+            .value_parser(id)
             .help("Only these events"),
         flag("since", "WHEN", "Only what was received since then: a time (2026-11-24T08:00:00Z), or so long ago (2h, 7d)")
             .value_parser(moment),
         flag("until", "WHEN", "Only what was received until then, written in the same way")
             .value_parser(moment),
         flag("room", "ID", "Only of this room").value_parser(value_parser!(u64)),
-        flag("message", "MESSAGE", "Only about this message, in any form that `events show` takes; there may be several events about one")
+        flag("message", "MESSAGE", "Only about this message, in any form that `events show` takes (of a reply of the bot's: name what it answers); there may be several events about one")
             .value_parser(message),
         flag("type", "TYPE", "Only of this type").value_parser(types),
         flag("sender", "ID", "Only of messages that this account wrote")
             .value_parser(value_parser!(u64)),
-        flag("text", "TEXT", "Only if the message contains this, in capitals or not")
+        flag("text", "TEXT", "Only if the message contains this, as it was written or as `events list` shows it, in capitals or not")
             .allow_hyphen_values(true),
         flag("bot", "NAME", "Only of this bot").value_parser(bot),
         flag("state", "STATE", "Only if this is what became of it; may be repeated, or several with commas")
@@ -102,7 +104,7 @@ pub(crate) fn of(flags: &ArgMatches, now: Timestamp) -> Choice {
         sender: flags.get_one("sender").copied().map(AccountId),
         text: flags
             .get_one::<String>("text")
-            .map(|text| text.to_lowercase()),
+            .map(|text| Sought::new(text)),
         standings: states(flags),
     }
 }
@@ -128,6 +130,34 @@ fn message(text: &str) -> Result<Message, String> {
             Err("is an event's id, which stands alone, without --message".to_owned())
         }
     }
+}
+
+/// The id of an event, where its message can be named as well.
+fn id(text: &str) -> Result<EventId, String> {
+    event_id(text).map_err(|says| match Named::of(&[text]) {
+        Ok(Named::Message(..)) => format!(
+            "is a message's id and no event's: --message {text} chooses what came in about it, and `chickwork events show` tells what became of that"
+        ),
+        _ => says,
+    })
+}
+
+/// Where nothing is chosen because the message is a reply of the bot's: which one is meant, perhaps. It is
+/// not taken instead, as something may be done to what is chosen.
+pub(crate) async fn hint_of_reply(
+    queue: &Queue,
+    choice: &Choice,
+) -> Result<Option<String>, QueueError> {
+    let Some(reply) = &choice.message else {
+        return Ok(None);
+    };
+    let answered = answered_by(queue, choice.room, reply, choice.bot.as_ref()).await?;
+    Ok(match answered {
+        Some(Named::Message(Some(room), answered)) => Some(format!(
+            "Message {reply} is the bot's reply to message {answered}: --message {room}-{answered} chooses what came in about that."
+        )),
+        _ => None,
+    })
 }
 
 /// Why nothing can be chosen by these flags, of whichever command.
@@ -197,7 +227,7 @@ mod tests {
         assert_eq!(all.message, MessageId::new("5").ok());
         assert_eq!(all.event_type.as_deref(), Some("other"));
         assert_eq!(all.bot.as_ref().map(|bot| bot.as_str()), Some("bot"));
-        assert_eq!(all.text.as_deref(), Some("-chào"));
+        assert_eq!(all.text, Some(Sought::new("-chào")));
         assert_eq!(all.standings, [Standing::Answered, Standing::Ignored]);
     }
 
@@ -260,7 +290,7 @@ mod tests {
     #[test]
     fn what_is_no_choice_is_wrong_usage_with_a_hint() {
         let table: [(&[&str], &str); 10] = [
-            (&["1795508813713968449"], "looks like"),
+            (&["1795508813713968449"], "--message 1795508813713968449"),
             (&["--state", "lost"], "unexplained"),
             (&["--type", "message"], "message_created"),
             (&["--message", "yesterday's"], "an event's id"),

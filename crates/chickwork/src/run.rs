@@ -12,7 +12,7 @@ use tokio::time::Interval;
 use crate::pace::Pace;
 use crate::progress::Progress;
 use crate::shutdown::Shutdown;
-use crate::words;
+use crate::{output, words};
 
 /// Why a run ended before all was done that could be.
 #[derive(Debug)]
@@ -23,6 +23,17 @@ pub(crate) enum Halt {
     Unread,
     /// It cannot go on.
     Failed(anyhow::Error),
+}
+
+impl Halt {
+    /// A result could not be printed.
+    fn unprinted(error: io::Error) -> Self {
+        if output::is_closed(&error) {
+            Self::Unread
+        } else {
+            Self::Failed(anyhow::Error::new(error).context("stdout cannot be written to"))
+        }
+    }
 }
 
 impl From<anyhow::Error> for Halt {
@@ -95,7 +106,7 @@ impl Run {
     /// One more is done, and this became of printing it.
     pub(crate) fn step(&mut self, printed: io::Result<()>) -> Result<(), Halt> {
         self.progress.step();
-        printed.map_err(|_| Halt::Unread)
+        printed.map_err(Halt::unprinted)
     }
 
     /// Takes out dead letters, so many if nobody else takes them, and prints each that was taken.
@@ -144,5 +155,20 @@ impl Run {
             Err(Halt::Failed(error)) => Err(error),
             Ok(()) | Err(Halt::Stopped | Halt::Unread) => Ok(left),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_reads_no_more_is_told_apart_from_a_disk_that_is_full() {
+        let halt = |kind: io::ErrorKind| Halt::unprinted(kind.into());
+        assert!(matches!(halt(io::ErrorKind::BrokenPipe), Halt::Unread));
+        let Halt::Failed(error) = halt(io::ErrorKind::StorageFull) else {
+            panic!("nobody has gone");
+        };
+        assert_eq!(error.to_string(), "stdout cannot be written to");
     }
 }

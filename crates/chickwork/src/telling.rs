@@ -29,6 +29,9 @@ pub(crate) fn outcome(what: &What) -> String {
             Step::Ask => format!("asking is put off: {reason}"),
             Step::Post => format!("posting is put off: {reason}"),
         },
+        What::Intent { consumer } if consumer == What::ELSEWHERE => {
+            "it came from another deployment; whether it was answered there is not known".to_owned()
+        }
         What::Intent { .. } => "about to be posted".to_owned(),
         What::Posted { found: false, .. } => "posted".to_owned(),
         What::Posted { found: true, .. } => "posted, as was found out by looking".to_owned(),
@@ -103,6 +106,16 @@ mod tests {
         let later = now + Duration::from_secs(1);
         assert_eq!(between(now, later), Duration::from_secs(1));
         assert_eq!(between(later, now), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_another_deployment_did_is_not_told_as_a_post_of_ours() {
+        let told = |consumer: &str| {
+            let consumer = consumer.to_owned();
+            outcome(&What::Intent { consumer })
+        };
+        assert_eq!(told("host.7.1"), "about to be posted");
+        assert!(told(What::ELSEWHERE).contains("another deployment"));
     }
 
     #[test]

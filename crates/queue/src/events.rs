@@ -7,6 +7,7 @@
 
 mod brief;
 mod known;
+mod sought;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::{Backend, Queue, QueueError, amqp, sqlite};
 
 use self::brief::Brief;
 pub use self::known::{Acts, Knowledge, Known};
+pub use self::sought::Sought;
 
 /// Which events. Empty fields choose everything.
 #[derive(Debug, Clone, Default)]
@@ -44,9 +46,8 @@ pub struct Choice {
     pub bot: Option<BotName>,
     /// Whose message was written by this account.
     pub sender: Option<AccountId>,
-    /// Whose message has this in its text, in whatever case; given in lower case. What is no message
-    /// is searched as it came.
-    pub text: Option<String>,
+    /// Whose message has this in its text. What is no message is searched as it came.
+    pub text: Option<Sought>,
     /// Standing in one of these ways.
     pub standings: Vec<Standing>,
 }
@@ -82,8 +83,8 @@ impl Choice {
             return false;
         }
         self.text.as_ref().is_none_or(|text| match message {
-            Some(message) => message.body.to_lowercase().contains(text),
-            None => String::from_utf8_lossy(body).to_lowercase().contains(text),
+            Some(message) => text.is_in_message(&message.body),
+            None => text.is_in(&String::from_utf8_lossy(body)),
         })
     }
 
@@ -269,9 +270,10 @@ impl Whom {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
     /// To look, and not to act by it: once the events have all come to an end and it is quiet about them,
-    /// a broker's outcomes are read on only from where its log of dead letters says that something more
-    /// happened to them. What a line was lost of may be missed, and a job that was twice in the queue and
-    /// came up again much later: [`Story::read_until`] says up to when all was read.
+    /// a broker's outcomes are read on only from where its log of dead letters notes that something more
+    /// happened to them. Missed may be what that log has lost the note of, and a job that was in the queue
+    /// twice and came up much later: [`Story::read_until`] says up to when all was read. Several events
+    /// about one message are found if they are near each other in the archive.
     Ended,
     /// All that was written since.
     End,
@@ -372,8 +374,8 @@ impl Queue {
     /// What is known of the events so named, oldest first; none where nothing is.
     pub async fn stories(&self, whom: &Whom, reach: Reach) -> Result<Vec<Story>, QueueError> {
         // In this order: what is put back or comes to an end meanwhile the outcomes tell.
-        let letters = self.letters(|letter| whom.is_letter(letter));
-        let (letters, waiting) = tokio::try_join!(letters, self.waiting_now())?;
+        let letters = self.letters(|letter| whom.is_letter(letter)).await?;
+        let waiting = self.waiting_now().await?;
         let found = match &self.0 {
             Backend::Sqlite(store) => store.find(whom.clone()).await?,
             Backend::Amqp(broker) => {

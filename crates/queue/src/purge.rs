@@ -1,4 +1,4 @@
-//! Forgetting on request: what is kept of a room, or of one message, before its time is up.
+//! Forgetting on request: what is kept of a room, or of single messages, before its time is up.
 //!
 //! A file forgets it for real. What proves what became of an event stays, as it says nothing of what was
 //! written: so nothing is answered twice, and an audit can still explain everything. A broker's streams
@@ -21,8 +21,8 @@ use crate::{Backend, Queue, QueueError};
 pub struct Whose {
     /// What was said in this room.
     pub room: RoomId,
-    /// Only this message of it.
-    pub message: Option<MessageId>,
+    /// Only these messages of it; none named: all that were written there.
+    pub messages: Vec<MessageId>,
     /// Only what was sent to this bot.
     pub bot: Option<BotName>,
 }
@@ -35,7 +35,8 @@ impl Whose {
         message: Option<&MessageId>,
     ) -> bool {
         room == Some(self.room)
-            && (self.message.is_none() || message == self.message.as_ref())
+            && (self.messages.is_empty()
+                || message.is_some_and(|message| self.messages.contains(message)))
             && self.bot.as_ref().is_none_or(|own| own == bot)
     }
 }
@@ -198,19 +199,21 @@ mod tests {
         let message = MessageId::new("7").expect("a digit");
         let other = MessageId::new("8").expect("a digit");
         let bot = BotName::default();
-        let of = |message: Option<&MessageId>, bot: Option<&BotName>| Whose {
+        let of = |messages: &[&MessageId], bot: Option<&BotName>| Whose {
             room: RoomId(3),
-            message: message.cloned(),
+            messages: messages.iter().copied().cloned().collect(),
             bot: bot.cloned(),
         };
         let (room, another) = (Some(RoomId(3)), Some(RoomId(4)));
-        assert!(of(None, None).is_of(&bot, room, None));
-        assert!(!of(None, None).is_of(&bot, None, None));
-        assert!(!of(None, None).is_of(&bot, another, Some(&message)));
-        assert!(of(Some(&message), Some(&bot)).is_of(&bot, room, Some(&message)));
-        assert!(!of(Some(&message), None).is_of(&bot, room, Some(&other)));
-        assert!(!of(Some(&message), None).is_of(&bot, another, Some(&message)));
+        assert!(of(&[], None).is_of(&bot, room, None));
+        assert!(!of(&[], None).is_of(&bot, None, None));
+        assert!(!of(&[], None).is_of(&bot, another, Some(&message)));
+        assert!(of(&[&message], Some(&bot)).is_of(&bot, room, Some(&message)));
+        assert!(!of(&[&message], None).is_of(&bot, room, Some(&other)));
+        assert!(!of(&[&message], None).is_of(&bot, another, Some(&message)));
+        assert!(of(&[&other, &message], None).is_of(&bot, room, Some(&message)));
+        assert!(!of(&[&message], None).is_of(&bot, room, None));
         let two = BotName::new("two").expect("a bot's name");
-        assert!(!of(None, Some(&two)).is_of(&bot, room, None));
+        assert!(!of(&[], Some(&two)).is_of(&bot, room, None));
     }
 }

@@ -207,7 +207,10 @@ impl PostStep<'_> {
         let Self { desk, subject, .. } = *self;
         let now = Instant::now();
         if now < look_at {
-            return subject.not_yet(look_at - now, "in doubt, a look would not tell yet");
+            return subject.not_yet(
+                look_at - now,
+                "in doubt, and too soon to look: a late post could still arrive",
+            );
         }
         let pass = match desk.post_pause.gate(now) {
             Gate::Open(pass) => pass,

@@ -65,6 +65,8 @@ struct Chosen<'a> {
     filter: &'a Filter,
     read: DeadRead,
     left: u64,
+    /// Whether one more is chosen than are wanted; known at the end.
+    are_more: bool,
     /// Of the events that the filter names, those that have come.
     found: HashSet<EventId>,
 }
@@ -75,17 +77,22 @@ impl<'a> Chosen<'a> {
             filter,
             read: queue.dead_letters().read().await?,
             left: filter.limit(),
+            are_more: false,
             found: HashSet::new(),
         })
     }
 
     /// The next one; `None` at the end.
     async fn next(&mut self) -> Result<Option<DeadLetter>, QueueError> {
-        if self.left == 0 {
+        if self.are_more {
             return Ok(None);
         }
         while let Some(letter) = self.read.next().await? {
             if self.filter.picks(&letter) {
+                if self.left == 0 {
+                    self.are_more = true;
+                    return Ok(None);
+                }
                 self.left -= 1;
                 if !self.filter.ids().is_empty() {
                     self.found.insert(letter.id);

@@ -7,6 +7,7 @@ pub(super) mod show;
 pub(crate) mod whom;
 
 mod message;
+pub(crate) mod reply;
 mod verdict;
 
 use clap::Command;

@@ -23,7 +23,7 @@ use clap::{ArgAction, ArgMatches, Command, value_parser};
 use jiff::{SignedDuration, Timestamp};
 
 use self::allowance::Allowance;
-use self::known::Memory;
+use self::known::{Memory, WithoutEnd};
 use self::listing::{Listing, State};
 use self::missed::{Mention, Mentions, Reach, Search};
 use self::rooms::{Headway, Place, Reader};
@@ -177,6 +177,8 @@ struct Found {
     me: Me,
     places: Vec<Place>,
     mentions: Mentions,
+    /// What came in, and may never be answered all the same.
+    without_end: WithoutEnd,
     /// When the first room was read.
     begun: Timestamp,
     /// Whether every room was read.
@@ -265,6 +267,7 @@ impl Errand {
             me,
             places,
             mentions: Mentions::new(),
+            without_end: WithoutEnd::default(),
             begun: Timestamp::now(),
             is_complete: true,
             is_anything_read: false,
@@ -272,7 +275,7 @@ impl Errand {
         self.read_rooms(reader, headway, &mut found).await?;
         let memory = self.memory(queue);
         let known = memory.take_out_known(&mut found.mentions).await;
-        known.context("it cannot be seen what the queue knows of")?;
+        found.without_end = known.context("it cannot be seen what the queue knows of")?;
         Ok(found)
     }
 
@@ -360,6 +363,7 @@ impl Errand {
             me,
             places,
             mentions,
+            without_end,
             begun,
             is_complete,
             is_anything_read,
@@ -383,8 +387,10 @@ impl Errand {
                     "No room could be read, so it is not known whether a mention was missed."
                 }
             });
+            tell_of_those_without_end(without_end);
             return Ok(is_complete);
         }
+        tell_of_those_without_end(without_end);
         let spools = queue.reports().await?.into_iter();
         let spools = spools.filter_map(|report| report.spool);
         let spooled = spools.map(|spool| spool.events).sum();
@@ -578,6 +584,36 @@ impl Errand {
 }
 
 /// What is said of a room that was not seen as far back as was asked for.
+/// What came in is not missed, but may be lost.
+fn tell_of_those_without_end(without_end: WithoutEnd) {
+    for sentence in of_those_without_end(without_end) {
+        words::tell(sentence);
+    }
+}
+
+fn of_those_without_end(WithoutEnd { lost, open }: WithoutEnd) -> Vec<String> {
+    let mut sentences = Vec::new();
+    if lost > 0 {
+        sentences.push(format!(
+            "{} without a reply came in and {} come to no end: see chickwork audit.",
+            words::count(lost, "mention"),
+            if lost == 1 { "has" } else { "have" },
+        ));
+    }
+    if open > 0 {
+        sentences.push(format!(
+            "{} without a reply came in, and a broker cannot tell whether {}: see chickwork audit.",
+            words::count(open, "mention"),
+            if open == 1 {
+                "it waits or is lost"
+            } else {
+                "they wait or are lost"
+            },
+        ));
+    }
+    sentences
+}
+
 fn reach_note(place: &Place, reach: Reach) -> Option<String> {
     let room = place.shown();
     Some(match reach {
@@ -594,4 +630,26 @@ fn reach_note(place: &Place, reach: Reach) -> Option<String> {
             "Room {room}: Chatwork hides all messages (the account's plan); mentions cannot be seen."
         ),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_in_and_has_no_end_is_told_beside_what_was_missed() {
+        let told = |lost, open| of_those_without_end(WithoutEnd { lost, open });
+        assert_eq!(told(0, 0), [""; 0]);
+        assert_eq!(
+            told(1, 0),
+            ["1 mention without a reply came in and has come to no end: see chickwork audit."]
+        );
+        assert_eq!(
+            told(2, 3),
+            [
+                "2 mentions without a reply came in and have come to no end: see chickwork audit.",
+                "3 mentions without a reply came in, and a broker cannot tell whether they wait or are lost: see chickwork audit.",
+            ]
+        );
+    }
 }

@@ -12,6 +12,7 @@ mod shadow;
 use std::collections::{BTreeSet, HashSet};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use chickwork_queue::event::EventId;
 use chickwork_queue::{Location, Queue, Settings};
 use clap::{Arg, ArgGroup, ArgMatches, Command};
@@ -248,9 +249,15 @@ impl Terms {
         );
         if found.is_empty() {
             words::tell(format_args!(
-                "Nothing to do: there are no events, or these flags choose none.{}",
+                "Nothing to do: {}.{}",
+                self.choosing.none_is_chosen(),
                 self.choosing.hint()
             ));
+            if let Some(queue) = queue
+                && let Some(hint) = choice::hint_of_reply(queue, &self.choosing.choice).await?
+            {
+                words::tell(hint);
+            }
         }
         Ok((found, all_found))
     }
@@ -265,20 +272,32 @@ enum Way {
 }
 
 impl Way {
-    /// Goes it. What only reads a file needs no queue.
+    /// Goes it.
     async fn go(self, queue: Settings) -> anyhow::Result<ExitCode> {
+        if self.needs_no_queue() {
+            return self.go_with(None).await;
+        }
+        on_queue(queue, async move |queue| self.go_with(Some(queue)).await).await
+    }
+
+    /// What only reads a file does without.
+    fn needs_no_queue(&self) -> bool {
+        match self {
+            Self::PutBack(_) => false,
+            Self::Into(into::Errand { terms, .. }) | Self::Shadow(shadow::Errand { terms, .. }) => {
+                terms.choosing.is_of_file()
+            }
+        }
+    }
+
+    async fn go_with(self, queue: Option<&Queue>) -> anyhow::Result<ExitCode> {
         match self {
             Self::PutBack(errand) => {
-                on_queue(queue, async move |queue| errand.run(queue).await).await
+                let queue = queue.context("there is no queue to put anything back into")?;
+                errand.run(queue).await
             }
-            Self::Into(errand) if errand.terms.choosing.is_of_file() => errand.run(None).await,
-            Self::Into(errand) => {
-                on_queue(queue, async move |queue| errand.run(Some(queue)).await).await
-            }
-            Self::Shadow(errand) if errand.terms.choosing.is_of_file() => errand.run(None).await,
-            Self::Shadow(errand) => {
-                on_queue(queue, async move |queue| errand.run(Some(queue)).await).await
-            }
+            Self::Into(errand) => errand.run(queue).await,
+            Self::Shadow(errand) => errand.run(queue).await,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use chickwork_queue::examine::look_at_spool;
-use chickwork_queue::{Location, Queue, QueueError, Settings};
+use chickwork_queue::{BrokerError, Location, OpenError, Queue, QueueError, Settings};
 use clap::Command;
 use jiff::Timestamp;
 
@@ -32,7 +32,8 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 const AFTER_HELP: &str = "\
 Exits 0 when the queue can be used, an ingress and a worker are ready, and nothing is paused;
-else 1. Dead letters do not count: they wait for a person, and the bot goes on.
+else 1, also when nothing can be told of the bot because there is no such queue or this user
+may not look. Dead letters do not count: they wait for a person, and the bot goes on.
 
 While the broker cannot be used, events wait in the spools of the ingresses. The one that
 CHICKWORK_SPOOL names is looked into then, if it is there. How full it is can be told only if
@@ -167,6 +168,11 @@ async fn look_at_all(settings: Settings, spool: &SpoolGiven, max_age: Duration) 
         Err(error) => Picture {
             now: Timestamp::now(),
             down: Some(error.to_string()),
+            // What is left is wrong with the file, whoever opens it.
+            looked_in_vain: !matches!(
+                error,
+                OpenError::Damaged { .. } | OpenError::Failing { .. } | OpenError::JournalOnly(_)
+            ),
             ..Picture::default()
         },
     };
@@ -189,8 +195,12 @@ async fn look(queue: &Queue, max_age: Duration) -> Picture {
         ..Picture::default()
     };
     if let Err(error) = usable(queue).await {
-        let down = Some(error.to_string());
-        return Picture { down, ..picture };
+        return Picture {
+            down: Some(error.to_string()),
+            // Other users may be let in.
+            looked_in_vain: matches!(error, QueueError::Amqp(BrokerError::Refused { .. })),
+            ..picture
+        };
     }
     let since = now.saturating_sub(max_age).unwrap_or(now);
     let (reports, depths, unfinished, last_event) = tokio::join!(

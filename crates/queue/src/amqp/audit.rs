@@ -16,7 +16,7 @@ impl Broker {
 
     /// Says that an event is back, and puts it back into the ask queue. The archive has it already.
     pub(crate) async fn put_back(&self, event: &Event, replayed: What) -> Result<(), BrokerError> {
-        self.log_put_back(event.id).await?;
+        self.note_put_back(event.id).await;
         let content = Content::of_event(event);
         let told = self.outcome_message(&content.outcome(replayed, Timestamp::now()));
         self.store(&told).await?;
@@ -38,7 +38,7 @@ impl Broker {
         event: &Event,
         lines: &[Outcome],
     ) -> Result<(), BrokerError> {
-        self.log_put_back(event.id).await?;
+        self.note_put_back(event.id).await;
         for line in lines {
             self.store(&self.outcome_message(line)).await?;
         }

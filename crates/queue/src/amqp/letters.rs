@@ -87,22 +87,40 @@ fn is_gone(properties: &BasicProperties) -> bool {
     kind.is_some_and(|kind| kind.as_str() == GONE)
 }
 
-/// When something happened to some events that their outcomes tell as well, as the lines of the log tell:
-/// they were given up, or people took a letter out, or put the event back in.
-#[derive(Debug)]
-pub(super) struct Acts<'a> {
-    ids: &'a HashSet<EventId>,
-    /// Their letters, by name.
-    names: HashSet<String>,
-    pub(super) at: Vec<Timestamp>,
+/// Something that happened to an event, as a line of the log tells. Its outcomes tell the whole of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Note {
+    pub(super) id: EventId,
+    pub(super) at: Timestamp,
+    pub(super) what: Noted,
 }
 
-impl<'a> Acts<'a> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Noted {
+    /// It was given up.
+    Buried,
+    /// Somebody took its letter out, to retry or to drop it.
+    Taken,
+    /// Somebody put it back in.
+    PutBack,
+}
+
+/// The notes about some events.
+#[derive(Debug)]
+pub(super) struct Notes<'a> {
+    ids: &'a HashSet<EventId>,
+    /// What lines about them name: their letters, or that they are put back.
+    names: HashMap<String, (EventId, Noted)>,
+    found: Vec<Note>,
+}
+
+impl<'a> Notes<'a> {
     pub(super) fn about(ids: &'a HashSet<EventId>) -> Self {
+        let names = ids.iter().map(|id| (put_back(*id), (*id, Noted::PutBack)));
         Self {
-            names: ids.iter().map(|id| put_back(*id)).collect(),
+            names: names.collect(),
             ids,
-            at: Vec::new(),
+            found: Vec::new(),
         }
     }
 
@@ -112,18 +130,27 @@ impl<'a> Acts<'a> {
             properties, data, ..
         } = line;
         if is_gone(properties) {
-            if self.names.contains(&dead::name(properties, data)) {
-                self.at.extend(wire::dated(properties));
+            let named = self.names.get(&dead::name(properties, data));
+            if let (Some((id, what)), Some(at)) = (named, wire::dated(properties)) {
+                let (id, what) = (*id, *what);
+                self.found.push(Note { id, at, what });
             }
             return;
         }
         let id = properties.message_id().as_ref();
         let id = id.and_then(|id| id.as_str().parse().ok());
-        if id.is_some_and(|id| self.ids.contains(&id)) {
+        if let Some(id) = id.filter(|id| self.ids.contains(id)) {
             let letter = dead::describe(properties, data);
-            self.names.insert(letter.letter.name);
-            self.at.push(letter.buried_at);
+            let (at, what) = (letter.buried_at, Noted::Buried);
+            self.names.insert(letter.letter.name, (id, Noted::Taken));
+            self.found.push(Note { id, at, what });
         }
+    }
+
+    /// Oldest first.
+    pub(super) fn in_order(mut self) -> Vec<Note> {
+        self.found.sort_by_key(|note| note.at);
+        self.found
     }
 }
 
@@ -337,19 +364,20 @@ impl Broker {
         self.log(dead::naming(name, GONE), Vec::new());
     }
 
-    /// Says in the log that an event is put back in, so that it is known when something was done about it.
-    /// It names no letter, so it takes none off the list. Stored, before anything else is done: the
-    /// story of an event that has come to an end is read on by it. Where there is no log, or it cannot be
-    /// used, stories are read to the end.
-    pub(super) async fn log_put_back(&self, id: EventId) -> Result<(), BrokerError> {
+    /// Notes in the log that an event is put back in. It names no letter, so it takes none off the list.
+    /// Stored before anything else is done, as the story of an event that has come to an end is read on
+    /// by it; but a log that cannot be used holds up nobody.
+    pub(super) async fn note_put_back(&self, id: EventId) {
         if !self.inner.connections.has_letters() {
-            return Ok(());
+            return;
         }
         let line = self.line(dead::naming(&put_back(id), GONE), Vec::new());
-        match self.store(&line).await {
-            Err(BrokerError::Returned(_)) => Ok(()),
-            Err(error) if says_that_there_is_no_log(&error) => Ok(()),
-            stored => stored,
+        if let Err(error) = self.store(&line).await {
+            log::warn!(
+                "the log of dead letters does not take that {id} is put back, so events show may need --to-the-end: {error}"
+            );
+            // Perhaps soon.
+            self.inner.letters.send(line);
         }
     }
 

@@ -24,7 +24,7 @@ use crate::purge::{Purged, Whose};
 const WINDOW: i64 = 5_000;
 /// The archived events that are to be removed, of those rows.
 const THESE: &str = "seq > ?1 AND seq <= ?2 AND room_id = ?3
-    AND (?4 IS NULL OR message_id = ?4) AND (?5 IS NULL OR bot = ?5)
+    AND (?4 IS NULL OR message_id IN (SELECT value FROM json_each(?4))) AND (?5 IS NULL OR bot = ?5)
     AND id NOT IN (SELECT id FROM jobs)";
 /// How long it is tried to empty the journal.
 const JOURNAL_LIMIT: Duration = Duration::from_secs(20);
@@ -93,11 +93,15 @@ impl Store {
     /// Removes archived events, and tells how many, and how many of them had come to no end. Nobody could
     /// put those back in any more, or would even know that they came, so they are given an end.
     async fn purge_archive(&self, whose: &Whose, reason: String) -> Result<(u64, u64), StoreError> {
-        let (room, message) = (whose.room.0.cast_signed(), whose.message.clone());
+        let room = whose.room.0.cast_signed();
+        let messages = whose.messages.iter().map(MessageId::as_str);
+        let messages: Vec<&str> = messages.collect();
+        // A list of parameters has a fixed length, and this one has not.
+        let messages = (!messages.is_empty()).then(|| Value::from(messages).to_string());
         let bot = whose.bot.clone();
         let (mut purged, mut unexplained, mut after) = (0, 0, 0);
         loop {
-            let (message, bot, reason) = (message.clone(), bot.clone(), reason.clone());
+            let (messages, bot, reason) = (messages.clone(), bot.clone(), reason.clone());
             let (removed, ended, end) = self
                 .write(move |connection| {
                     let end: Option<i64> = connection
@@ -113,7 +117,7 @@ impl Store {
                         after,
                         end,
                         room,
-                        message.as_ref().map(MessageId::as_str),
+                        messages,
                         bot.as_ref().map(|bot| bot.as_str()),
                     ];
                     let lost = without_end(connection, these)?;

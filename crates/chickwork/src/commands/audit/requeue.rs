@@ -108,10 +108,10 @@ impl Requeue {
         let total = left.len() as u64;
         let mut run = Run::begin(total, self.pace, FINISH_LIMIT)?;
         let put_back = self.put_all_back(queue, left, since, &mut run).await;
-        let forgotten = run.end(put_back, "put back", |left| {
+        let left = run.end(put_back, "put back", |left| {
             format!("the archive has forgotten {left}")
         });
-        Ok(total - forgotten?)
+        Ok(total - left?)
     }
 
     async fn put_all_back(

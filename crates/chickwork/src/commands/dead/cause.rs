@@ -30,7 +30,7 @@ pub(crate) fn explained(cause: Cause) -> Explained {
         ),
         Cause::Uncertain => (
             "Nobody could find out whether the reply is in the room.",
-            "Look into the room. If the reply is there, drop the letter. If it is not, retry it with --again. Retried without it, the bot looks for the reply once more.",
+            "Retry it: the bot looks into the room once more, and posts the reply if it is certainly not there. Or look yourself: if it is there, drop the letter; if it is not, retry it with --again, which posts WITHOUT LOOKING.",
         ),
         Cause::Poison => (
             "It came back ten times without having been settled. It seems to kill its worker.",

@@ -69,6 +69,14 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
         }
         if count == 0 {
             words::tell("There are no dead letters, or these flags choose none.");
+        } else if chosen.are_more {
+            let these = match count {
+                1 => "This is the oldest dead letter".to_owned(),
+                many => format!("These are the oldest {many} dead letters"),
+            };
+            words::tell(format_args!(
+                "{these}. There are younger ones: a higher --limit lists more of them."
+            ));
         }
         Ok(ExitCode::SUCCESS)
     });
@@ -99,8 +107,9 @@ async fn list(chosen: &mut Chosen<'_>, form: Form, out: &mut impl Write) -> anyh
         groups.write(out, Timestamp::now())?;
         writeln!(
             out,
-            "{}. Next: chickwork dead list --each, dead show ID, dead retry or dead drop.",
-            words::count(count, "dead letter")
+            "{}{}. Next: chickwork dead list --each, dead show ID, dead retry or dead drop.",
+            words::count(count, "dead letter"),
+            if chosen.are_more { ", and more" } else { "" }
         )?;
     }
     Ok(count)

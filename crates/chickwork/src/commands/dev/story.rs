@@ -20,8 +20,8 @@ pub(super) struct Stories(HashMap<EventId, Story>);
 struct Story {
     /// What the service said last, until it is known what follows from it.
     failure: Option<String>,
-    /// A post was sent, and nobody knows what became of it.
-    in_doubt: bool,
+    /// A post was sent then, and nobody knows what became of it.
+    in_doubt_since: Option<Timestamp>,
     /// Something was told, so the end is worth a line as well.
     told: bool,
 }
@@ -66,11 +66,11 @@ impl Story {
             }
             What::ReplyStored { .. } => return None,
             What::Intent { .. } => {
-                self.in_doubt = true;
+                self.in_doubt_since = Some(outcome.at);
                 return None;
             }
             What::NotPosted { reason, .. } => {
-                self.in_doubt = false;
+                self.in_doubt_since = None;
                 self.failure = Some(reason.clone());
                 return None;
             }
@@ -79,7 +79,7 @@ impl Story {
                 reason,
                 until,
             } => {
-                let next = if *step == Step::Post && self.in_doubt {
+                let next = if *step == Step::Post && self.in_doubt_since.is_some() {
                     "the room will be looked at"
                 } else {
                     "again"
@@ -92,14 +92,21 @@ impl Story {
             }
             What::Looked { result, .. } => {
                 if result == What::ABSENT {
-                    self.in_doubt = false;
+                    self.in_doubt_since = None;
                 }
                 telling::outcome(&outcome.what)
             }
             What::Posted { .. } if !self.told => return None,
-            What::Posted { .. } => match received(outcome.id) {
-                Some(received) => format!("answered after {} s", seconds(received, outcome.at)),
-                None => "answered".to_owned(),
+            What::Posted { found, .. } => match (received(outcome.id), self.in_doubt_since) {
+                (Some(received), Some(sent)) if *found => format!(
+                    "answered after {} s, known after {} s",
+                    seconds(received, sent),
+                    seconds(received, outcome.at)
+                ),
+                (Some(received), _) => {
+                    format!("answered after {} s", seconds(received, outcome.at))
+                }
+                (None, _) => "answered".to_owned(),
             },
             What::Ignored { .. }
             | What::Dead { .. }
@@ -316,7 +323,7 @@ mod tests {
                 &[
                     "no answer from Chatwork: connection closed; the room will be looked at in 15 s",
                     "looked: it is there",
-                    "answered after 15.0 s",
+                    "answered after 0.0 s, known after 15.0 s",
                 ],
             ),
             // The post is lost, and posted again under a limit.

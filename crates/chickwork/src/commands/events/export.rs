@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use chickwork_queue::Queue;
+use chickwork_queue::event::EventId;
 use chickwork_queue::events::Choice;
 use clap::{Arg, ArgMatches, Command, value_parser};
 use jiff::Timestamp;
@@ -39,7 +40,8 @@ no text) and outcomes, what became of it in its order. `chickwork replay --from 
 
 A file is written whole or not at all, readable to its owner alone, and only where none is,
 unless --force. Until then the disk takes what is found, if it is more than a few megabytes.
-Looking changes nothing. Ctrl-C leaves nothing. Exits 0, also when there is nothing to export.";
+Looking changes nothing. Ctrl-C leaves nothing. Exits 0, also when there is nothing to export,
+or 1 when an event that was named is not there.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -114,7 +116,8 @@ impl Errand {
         let (_trigger, shutdown) =
             Shutdown::on_signals(FINISH_LIMIT).context("cannot wait for signals")?;
         let mut pile = Pile::beside(&self.target)?;
-        let mut events = queue.events(self.choice, self.limit);
+        let mut missing: Vec<EventId> = self.choice.ids.clone();
+        let mut events = queue.events(self.choice.clone(), self.limit);
         let mut looking = Looking::through(Through::Events(events.looked_through()));
         loop {
             let next = tokio::select! {
@@ -122,6 +125,7 @@ impl Errand {
                 () = shutdown.requested() => anyhow::bail!("stopped; nothing was exported"),
             };
             let Some(listed) = next? else { break };
+            missing.retain(|id| *id != listed.event.id);
             pile.put(&Exported {
                 event: listed.event,
                 state: Some(listed.standing.as_str().to_owned()),
@@ -138,10 +142,22 @@ impl Errand {
             written = written => written.context("nothing could be written")??,
             () = shutdown.requested() => anyhow::bail!("stopped; not all of it was written"),
         }
+        // Those beyond a limit were not looked for.
+        missing.retain(|_| self.limit.is_none_or(|limit| count < limit));
+        for id in &missing {
+            words::tell(format_args!("There is no such event: {id}."));
+        }
         match self.target {
-            _ if count == 0 => words::tell(
-                "Nothing was received that is still kept, or these flags choose none of it.",
-            ),
+            // Then that is said.
+            _ if count == 0 && !missing.is_empty() => {}
+            _ if count == 0 => {
+                words::tell(
+                    "Nothing was received that is still kept, or these flags choose none of it.",
+                );
+                if let Some(hint) = choice::hint_of_reply(queue, &self.choice).await? {
+                    words::tell(hint);
+                }
+            }
             Target::Stdout if io::stdout().is_terminal() => {}
             Target::Stdout => {
                 words::tell(format_args!("{} exported.", words::count(count, "event")))
@@ -152,7 +168,10 @@ impl Errand {
                 path.display()
             )),
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(match missing[..] {
+            [] => ExitCode::SUCCESS,
+            _ => ExitCode::FAILURE,
+        })
     }
 }
 

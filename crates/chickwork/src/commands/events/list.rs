@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::message::Message;
+use super::verdict;
 use crate::command_line::switch;
 use crate::commands::dead::{on_queue, settings};
 use crate::commands::{Call, Order};
@@ -30,9 +31,9 @@ Exits 0, also when there is nothing to list. Of an ingress's spool (--queue sqli
 what waits in it for the broker is listed.
 
 JSON has one object a line with the fields id, bot, type, room_id, message_id, sender (the
-account), text (as written), state, why (the reason or the cause), received_at, last (the last
-outcome), last_at, reply_message_id and replay (how often a person put it back). Times are
-RFC 3339; what is not known is null.";
+account), text (as written), state, why (the reason or the cause, whole; people see the
+beginning of a long one), received_at, last (the last outcome), last_at, reply_message_id and
+replay (how often a person put it back). Times are RFC 3339; what is not known is null.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -97,7 +98,7 @@ impl Errand {
         let mut sheet = (!self.json).then(|| Sheet::for_width(screen::columns()));
         // One more tells whether there are more.
         let asked_for = self.limit.map(|limit| limit.saturating_add(1));
-        let mut events = queue.events(self.choice, asked_for);
+        let mut events = queue.events(self.choice.clone(), asked_for);
         let mut looking = Looking::through(Through::Events(events.looked_through()));
         let mut count = 0;
         let mut are_more = false;
@@ -127,6 +128,9 @@ impl Errand {
             words::tell(
                 "Nothing was received that is still kept, or these flags choose none of it.",
             );
+            if let Some(hint) = choice::hint_of_reply(queue, &self.choice).await? {
+                words::tell(hint);
+            }
         } else if are_more {
             let how = if self.is_usual_limit {
                 "--limit NUMBER lists more of them, --all all of them"
@@ -245,10 +249,7 @@ impl Column {
             Self::Id => event.id.to_string(),
             Self::Received => words::time(event.received_at),
             Self::ReceivedLately => event.received_at.strftime("%m-%d %H:%M:%S").to_string(),
-            Self::State => match &listed.why {
-                Some(why) => format!("{}: {why}", listed.standing.as_str()),
-                None => listed.standing.as_str().to_owned(),
-            },
+            Self::State => verdict::state(listed.standing, listed.why.as_deref()),
             Self::Room => or_none(event.room_id.map(|room| room.to_string())),
             Self::Sender => or_none(sender.map(|sender| sender.to_string())),
             Self::Type => event.event_type.to_owned(),
@@ -268,6 +269,9 @@ struct Sheet {
     has_headings: bool,
 }
 
+/// Why something is as it is, is listed up to this width where there is no terminal to be narrow. It may
+/// be a long error, and what stands behind it is to stay in its column.
+const WIDEST_STATE: usize = 40;
 /// Between two columns.
 const GAP: usize = 2;
 /// A text with less room than this tells nothing.
@@ -288,8 +292,14 @@ impl Sheet {
             widths.collect::<Vec<_>>()
         };
         let Some(width) = width else {
+            let mut columns = fixed(&Column::ALL);
+            for (column, width) in &mut columns {
+                if *column == Column::State {
+                    *width = WIDEST_STATE;
+                }
+            }
             return Self {
-                columns: fixed(&Column::ALL),
+                columns,
                 text: Some(LONGEST_TEXT),
                 width: None,
                 has_headings: false,
@@ -357,8 +367,14 @@ impl Sheet {
             },
             |message| message.said(),
         );
-        let values = self.columns.iter();
-        let values = values.map(|(column, width)| (column.value(listed, sender), *width));
+        let values = self.columns.iter().map(|(column, width)| {
+            let value = words::line(&column.value(listed, sender), usize::MAX);
+            let value = match column {
+                Column::State => screen::cut(&value, *width),
+                _ => value,
+            };
+            (value, *width)
+        });
         self.line(values.collect(), &said, out)
     }
 
@@ -370,8 +386,7 @@ impl Sheet {
     ) -> io::Result<()> {
         let mut line = String::new();
         for (value, width) in values {
-            let value = words::line(&value, usize::MAX);
-            // Into a file or another program everything goes whole.
+            // Into a file or another program everything else goes whole.
             let width = match self.width {
                 Some(_) => width,
                 None => width.max(screen::width(&value)),
@@ -487,14 +502,27 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn why_is_told_whole_where_nothing_limits_it() {
+    fn a_long_why_leaves_the_other_columns_where_they_are() {
         let mut listed = listed("hi");
-        let why = "Chatwork answered 503 and a long text with what may be wrong";
+        let of_rooms = |table: &str| {
+            let at = |line: &str, word| line.find(word).map(|at| line[..at].chars().count());
+            let lines: Vec<&str> = table.lines().collect();
+            assert_eq!(at(lines[0], "ROOM"), at(lines[1], "446240519"), "{table}");
+        };
+        of_rooms(&table(None, &listed));
+        let why = "Chatwork answered 503\u{9b} and a long text with what may be wrong";
         listed.why = Some(why.to_owned());
-        assert!(table(None, &listed).contains(why));
+        let wide = table(None, &listed);
+        assert!(wide.contains("ignored: Chatwork answered 503"), "{wide}");
+        of_rooms(&wide);
         let narrow = table(Some(80), &listed);
         assert!(narrow.contains("ignored: Chatwork answ"), "{narrow}");
         assert!(narrow.contains("09-21 14:13:21"), "{narrow}");
+        // The last that was heard does not explain what nothing explains.
+        listed.standing = Standing::Unexplained;
+        listed.why = Some("SimSimi failed: HTTP 500".to_owned());
+        let wide = table(None, &listed);
+        assert!(wide.contains("unexplained (last: SimSimi failed"), "{wide}");
     }
 
     #[test]

@@ -10,18 +10,17 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use chickwork_chatwork::id::{MessageId, RoomId};
-use chickwork_queue::Queue;
 use chickwork_queue::dead::{DeadLetter, Verdict};
 use chickwork_queue::event::BotName;
 use chickwork_queue::purge::{Kept, Purged, Whose};
+use chickwork_queue::{Queue, QueueError};
 use clap::{ArgGroup, ArgMatches, Command, value_parser};
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::super::dead::{on_queue, settings};
-use super::whom;
-use crate::command_line;
-use crate::command_line::switch;
+use super::{reply, whom};
+use crate::command_line::{self, switch};
 use crate::commands::{Call, Order};
 use crate::consent::Consent;
 use crate::filter::{HEADING, bot};
@@ -45,7 +44,8 @@ Forgotten are: the archived events, what outcomes quote of questions and answers
 and the dead letters. What became of each event stays known, without words, so
 nothing is answered twice and `audit` can explain it. An event that came to no end
 is said beforehand, and counts as dropped then: look at `audit --requeue` first.
-What still waits to be answered is left: run this again once it was.
+What still waits to be answered is left: run this again once it was. A message and the
+bot's replies to it are forgotten together, whichever of them is named.
 
 On a file it is gone from the disk. For that the file is written anew at last, as older
 releases left in it what they deleted: nobody else can write to it meanwhile, so it is
@@ -56,12 +56,13 @@ A broker cannot forget single messages: there the dead letters are dropped, and 
 told what remains, until when, and what can be done. First you are told what will happen,
 then you are asked, unless --yes. Exits 0 when nothing is left, else 1.
 
-JSON has: room_id, message_id, bot, dry_run; what was forgotten, or would be: events,
-unexplained (those of them that had come to no end), texts (outcomes with words), letters;
-rewritten (whether the file was written anew; null on a broker); what was left: waiting
-(events that are yet to be answered; null on a broker, which cannot tell), nobodys
-(outcomes that this release cannot read, of whomever they are), remaining_events,
-remaining_texts, remaining_letters, and until (when a broker has forgotten them, or null).
+JSON has: room_id, message_id (the one that was answered), replies (the bot's to it), bot,
+dry_run; what was forgotten, or would be: events, unexplained (those of them that had come
+to no end), texts (outcomes with words), letters; rewritten (whether the file was written
+anew; null on a broker); what was left: waiting (events that are yet to be answered; null on
+a broker, which cannot tell), nobodys (outcomes that this release cannot read, of whomever
+they are), remaining_events, remaining_texts, remaining_letters, and until (when a broker
+has forgotten them, or null).
 
 Examples:
   chickwork events purge --room 446240519 --dry-run
@@ -89,7 +90,7 @@ pub(crate) fn command() -> Command {
             flag(
                 "message",
                 "ROOM-MESSAGE",
-                "What has to do with this message, as in the end of its link",
+                "What has to do with this message and the bot's replies to it, as in the end of the link of any of them",
             )
             .value_parser(message),
         )
@@ -140,6 +141,8 @@ struct Errand {
 struct Report<'a> {
     room_id: RoomId,
     message_id: Option<&'a MessageId>,
+    /// The bot's replies to it, which are forgotten with it.
+    replies: &'a [MessageId],
     bot: Option<&'a BotName>,
     dry_run: bool,
     /// What was forgotten, or would be.
@@ -177,12 +180,12 @@ impl Errand {
         let whose = match flags.get_one::<(RoomId, MessageId)>("message").cloned() {
             Some((room, message)) => Whose {
                 room,
-                message: Some(message),
+                messages: vec![message],
                 bot,
             },
             None => Whose {
                 room: RoomId(*flags.get_one("room").expect("one of the group is required")),
-                message: None,
+                messages: Vec::new(),
                 bot,
             },
         };
@@ -200,12 +203,16 @@ impl Errand {
         }
     }
 
-    async fn run(self, queue: &Queue) -> anyhow::Result<ExitCode> {
+    async fn run(mut self, queue: &Queue) -> anyhow::Result<ExitCode> {
         queue.refuse_spool().await?;
         let looked = Arc::<AtomicU64>::default();
-        let reading = queue.kept_of(&self.whose, || {
-            looked.fetch_add(1, Ordering::Relaxed);
-        });
+        let reading = async {
+            let look = || {
+                looked.fetch_add(1, Ordering::Relaxed);
+            };
+            with_all_of_the_exchange(&mut self.whose, queue, look).await?;
+            queue.kept_of(&self.whose, look).await
+        };
         let kept = Looking::through(Through::Records(looked.clone()))
             .wait(reading, || Ok(()))
             .await??;
@@ -327,7 +334,8 @@ impl Errand {
         let remaining_texts = kept.texts.saturating_sub(done.purged.texts);
         Report {
             room_id: self.whose.room,
-            message_id: self.whose.message.as_ref(),
+            message_id: self.whose.messages.first(),
+            replies: self.whose.messages.get(1..).unwrap_or_default(),
             bot: self.whose.bot.as_ref(),
             dry_run: self.dry_run,
             events: done.purged.events,
@@ -343,6 +351,28 @@ impl Errand {
             until: kept.until,
         }
     }
+}
+
+/// Of a message and the bot's replies to it one quotes the other: whichever was named, all of them are meant.
+/// The one that was answered comes first.
+async fn with_all_of_the_exchange(
+    whose: &mut Whose,
+    queue: &Queue,
+    looked: impl FnMut(),
+) -> Result<(), QueueError> {
+    let Some(named) = whose.messages.first().cloned() else {
+        return Ok(());
+    };
+    let exchange = reply::exchange(queue, whose.room, named.clone(), whose.bot.as_ref(), looked);
+    let (answered, replies) = exchange.await?;
+    if answered != named {
+        words::tell(format_args!(
+            "Message {named} is the bot's reply to message {answered}: what is kept of the two is forgotten together."
+        ));
+    }
+    whose.messages = vec![answered];
+    whose.messages.extend(replies);
+    Ok(())
 }
 
 /// What was done.
@@ -388,10 +418,16 @@ struct Named<'a>(&'a Whose);
 
 impl fmt::Display for Named<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Whose { room, message, bot } = self.0;
-        match message {
-            Some(message) => write!(f, "message {message} of room {room}")?,
-            None => write!(f, "room {room}")?,
+        let Whose {
+            room,
+            messages,
+            bot,
+        } = self.0;
+        match &messages[..] {
+            [] => write!(f, "room {room}")?,
+            [message] => write!(f, "message {message} of room {room}")?,
+            [message, _] => write!(f, "message {message} of room {room} and the reply to it")?,
+            [message, ..] => write!(f, "message {message} of room {room} and the replies to it")?,
         }
         match bot {
             Some(bot) => write!(f, ", sent to {bot}"),
@@ -508,7 +544,7 @@ mod tests {
         (done.purged.events, done.purged.texts) = (2, 1);
         let errand = Errand::of(&matches);
         let report = serde_json::to_string(&errand.report(&kept, &done)).expect("JSON");
-        let expected = r#"{"room_id":42,"message_id":"7","bot":"bot","dry_run":false,"events":2,"unexplained":0,"texts":1,"letters":0,"rewritten":null,"waiting":1,"nobodys":2,"remaining_events":1,"remaining_texts":4,"remaining_letters":0,"until":"2026-12-24T08:00:00Z"}"#;
+        let expected = r#"{"room_id":42,"message_id":"7","replies":[],"bot":"bot","dry_run":false,"events":2,"unexplained":0,"texts":1,"letters":0,"rewritten":null,"waiting":1,"nobodys":2,"remaining_events":1,"remaining_texts":4,"remaining_letters":0,"until":"2026-12-24T08:00:00Z"}"#;
         assert_eq!(report, expected);
     }
 
@@ -516,7 +552,7 @@ mod tests {
     fn what_a_broker_keeps_is_said_with_its_date_and_what_can_be_done() {
         let whose = Whose {
             room: RoomId(42),
-            message: None,
+            messages: Vec::new(),
             bot: None,
         };
         let kept = Kept {

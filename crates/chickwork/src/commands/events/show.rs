@@ -6,15 +6,17 @@ use std::process::ExitCode;
 use chickwork_chatwork::id::{AccountId, MessageId, RoomId};
 use chickwork_queue::event::{BotName, EventId};
 use chickwork_queue::events::{Reach, Standing, Story};
+use chickwork_queue::job::Step;
 use chickwork_queue::outcome::{Outcome, Reason, What};
 use chickwork_queue::{Queue, QueueError, Settings};
 use clap::{Arg, Command};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::message::Message;
-use super::verdict::{received_at, verdict};
-use super::whom::Named;
+use super::reply::answered_by;
+use super::verdict::{Doubt, received_at, state, verdict};
+use super::whom::{LONGEST_ROOM, Named};
 use crate::command_line;
 use crate::command_line::switch;
 use crate::commands::dead::{on_queue, settings};
@@ -26,10 +28,6 @@ use crate::{output, telling, words};
 
 /// A text of a message is shown up to this length, in characters.
 const LONGEST_TEXT: usize = 4096;
-/// Chatwork's clock may be ahead of the workers', by so much.
-const CLOCKS: SignedDuration = SignedDuration::from_hours(1);
-/// Numbers of more digits than this are no rooms.
-const LONGEST_ROOM: usize = 12;
 /// Where the words of a step begin.
 const STEP_INDENT: usize = 41;
 
@@ -42,8 +40,10 @@ its steps, and shows what was asked, answered and said. Looking changes nothing.
 nothing is known of it.
 
 A broker is read until the event has come to an end and nothing more is said of it for a
-while, and on from whatever people did about it later. The last line says up to when all was
-read. What has come to no end is read to the end.
+while, and on from whatever is noted of it later, as that people put it back. The last line
+says up to when all was read. What has come to no end, or was given up and has no dead letter
+now, is read to the end; so is everything with --to-the-end, which also finds events about a
+message that came very much later.
 
 JSON has one object a line for each event: id, bot, type, room_id, message_id, sender, text,
 received_at, state, why, reply_message_id, replay, outcomes (as in the outcomes stream),
@@ -100,12 +100,18 @@ pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
     let kept = Kept::of(&settings.queue);
     let work = on_queue(settings.queue, async move |queue| {
         let mut looking = Looking::through(Through::Uncounted);
-        let finding = find(queue, named, bot, reach);
+        let finding = find(queue, named, bot.clone(), reach);
         let (stories, named, reply) = looking.wait(finding, || Ok(())).await??;
-        drop(looking);
         if stories.is_empty() {
-            return Err(nothing(queue, &named, &kept).await);
+            let elsewhere = in_another_room(queue, &named, bot, reach);
+            let hint = looking.wait(elsewhere, || Ok(())).await??;
+            drop(looking);
+            return Err(match hint {
+                Some(hint) => anyhow::anyhow!("nothing is known of {named}.\n{hint}"),
+                None => nothing(queue, &named, &kept).await,
+            });
         }
+        drop(looking);
         let mut out = BufWriter::new(io::stdout());
         if json {
             for story in &stories {
@@ -167,38 +173,23 @@ async fn find(
     Ok((stories, named, None))
 }
 
-/// The message to which this one is the bot's reply, as the outcomes since it was sent tell.
-async fn answered_by(
+/// Of a message about which nothing came in the room that was named: what to type if it is known in
+/// another one.
+async fn in_another_room(
     queue: &Queue,
-    room: Option<RoomId>,
-    message: &MessageId,
-    bot: Option<&BotName>,
-) -> Result<Option<Named>, QueueError> {
-    let sent_at = message.seems_sent_at();
-    let since = sent_at
-        .and_then(|at| Timestamp::from_millisecond(at).ok())
-        .and_then(|at| at.checked_sub(CLOCKS).ok())
-        .filter(|at| *at < Timestamp::now())
-        .unwrap_or(Timestamp::MIN);
-    let mut outcomes = queue.outcomes().read(since);
-    while let Some(outcome) = outcomes.next().await? {
-        if let What::Posted {
-            reply_message_id: Some(reply),
-            ..
-        }
-        | What::Looked {
-            reply_message_id: Some(reply),
-            ..
-        } = &outcome.what
-            && reply == message
-            && room.is_none_or(|room| outcome.room_id == Some(room))
-            && bot.is_none_or(|bot| outcome.bot == *bot)
-            && let Some(answered) = outcome.message_id
-        {
-            return Ok(Some(Named::Message(outcome.room_id, answered)));
-        }
-    }
-    Ok(None)
+    named: &Named,
+    bot: Option<BotName>,
+    reach: Reach,
+) -> Result<Option<String>, QueueError> {
+    let Named::Message(Some(_), message) = named else {
+        return Ok(None);
+    };
+    let anywhere = Named::Message(None, message.clone());
+    let (stories, _, _) = find(queue, anywhere, bot, reach).await?;
+    let room = stories.iter().find_map(|story| About::of(story).room_id);
+    Ok(room.map(|room| {
+        format!("Message {message} is known in room {room}: chickwork events show {room}-{message}")
+    }))
 }
 
 /// How long what is kept.
@@ -384,7 +375,7 @@ fn one(story: &Story, view: &View, out: &mut impl Write) -> io::Result<()> {
         writeln!(out)?;
         writeln!(
             out,
-            "Read until {}, and on from what people are known to have done: --to-the-end reads everything.",
+            "Read until {}, and on from what is noted of later: --to-the-end reads everything.",
             words::time(until)
         )?;
     }
@@ -421,15 +412,8 @@ fn head(story: &Story, view: &View, out: &mut impl Write) -> io::Result<()> {
     if story.replay > 0 {
         line("put back", &words::count(story.replay.into(), "time"))?;
     }
-    let state = match &story.why {
-        Some(why) => format!(
-            "{}: {}",
-            story.standing.as_str(),
-            words::line(why, usize::MAX)
-        ),
-        None => story.standing.as_str().to_owned(),
-    };
-    line("state", &state)?;
+    let state = state(story.standing, story.why.as_deref());
+    line("state", &words::line(&state, usize::MAX))?;
     match (&story.event, message) {
         (_, Some(message)) => text("said", &message.text, 10, out),
         (Some(event), None) => {
@@ -471,23 +455,18 @@ fn steps(story: &Story, out: &mut impl Write) -> io::Result<()> {
     if let (Some(at), false) = (before, told_received) {
         step(at, None, "received", out)?;
     }
-    let mut in_doubt = false;
+    let mut doubt = Doubt::default();
     for outcome in &story.outcomes {
         let since = before.map(|before| telling::span(telling::between(before, outcome.at)));
         let since = since.filter(|_| !is_received(outcome));
         step(
             outcome.at,
             since.as_deref(),
-            &words_of(outcome, in_doubt),
+            &words_of(outcome, &doubt),
             out,
         )?;
         details(&outcome.what, out)?;
-        match &outcome.what {
-            What::Intent { .. } => in_doubt = true,
-            What::NotPosted { .. } | What::Posted { .. } => in_doubt = false,
-            What::Looked { result, .. } if result == What::ABSENT => in_doubt = false,
-            _ => {}
-        }
+        doubt.hear(outcome);
         before = Some(outcome.at);
     }
     Ok(())
@@ -500,18 +479,17 @@ fn step(at: Timestamp, since: Option<&str>, what: &str, out: &mut impl Write) ->
 }
 
 /// The outcome, with what is told of it only here.
-fn words_of(outcome: &Outcome, in_doubt: bool) -> String {
+fn words_of(outcome: &Outcome, doubt: &Doubt) -> String {
     let words = telling::outcome(&outcome.what);
     match &outcome.what {
         What::Asked { millis, .. } => {
             let took = telling::span(std::time::Duration::from_millis(*millis));
             format!("asked for {took}: {words}")
         }
-        What::Later { until, .. } => {
-            let next = if in_doubt {
-                "; the room will be looked at"
-            } else {
-                ""
+        What::Later { step, until, .. } => {
+            let next = match step {
+                Step::Post if doubt.is_open() => "; the room will be looked at",
+                _ => "",
             };
             let wait = telling::span(telling::between(outcome.at, *until));
             format!("{words}; for {wait}{next}")
@@ -575,6 +553,48 @@ mod tests {
 
     use super::*;
     use crate::commands::events::list::tests::listed;
+
+    /// Of an event from another deployment nobody knows what was said there: it is looked for, once there is
+    /// something to post, and not in place of a question.
+    #[test]
+    fn an_event_from_another_deployment_is_told_as_one() {
+        let Listed { event, .. } = listed("[To:7]chào");
+        let head = r#"{"v":1,"at":"2026-09-21T14:13:22Z","id":"01a20caa-3f93-70fb-83f5-248e49a65e0a","bot":"bot","room_id":446240519,"message_id":"1795508813713968449","what":"#;
+        let rest = [
+            r#""intent","consumer":"elsewhere"}"#,
+            r#""later","step":"ask","reason":"HTTP 500","until":"2026-09-21T14:13:23Z"}"#,
+            r#""later","step":"post","reason":"in doubt","until":"2026-09-21T14:13:23Z"}"#,
+        ];
+        let outcomes = rest.map(|rest| {
+            let line = format!("{head}{rest}");
+            serde_json::from_str(&line).expect(&line)
+        });
+        let story = Story {
+            id: event.id,
+            event: Some(event),
+            outcomes: outcomes.into(),
+            letter: None,
+            standing: Standing::Waiting,
+            why: None,
+            reply_message_id: None,
+            replay: 1,
+            open_round: None,
+            read_until: None,
+        };
+        let mut out = Vec::new();
+        steps(&story, &mut out).expect("a vector takes it");
+        let out = String::from_utf8(out).expect("text");
+        let steps: Vec<&str> = out.lines().map(|line| &line[STEP_INDENT..]).collect();
+        assert_eq!(
+            steps,
+            [
+                "received",
+                "it came from another deployment; whether it was answered there is not known",
+                "asking is put off: HTTP 500; for 1.0 s",
+                "posting is put off: in doubt; for 1.0 s; the room will be looked at",
+            ]
+        );
+    }
 
     #[test]
     fn the_fields_in_json_are_a_contract() {

@@ -1,14 +1,20 @@
 //! "Why did the bot not reply?" in a sentence or two: what a person wants to know first of an event, and
 //! what can be typed next. From a story to words, and nothing else.
 
+mod doubt;
+mod replies;
+
 use std::time::Duration;
 
-use chickwork_chatwork::id::MessageId;
+use chickwork_queue::event::EventId;
 use chickwork_queue::events::{Standing, Story};
 use chickwork_queue::job::{Cause, Step};
-use chickwork_queue::outcome::{Reason, What};
+use chickwork_queue::outcome::{Outcome, Reason, What};
 use jiff::Timestamp;
 
+pub(super) use self::doubt::Doubt;
+use self::doubt::Of;
+use self::replies::{ELSEWHERE, Replied, replied};
 use crate::commands::dead::cause;
 use crate::{telling, words};
 
@@ -46,81 +52,65 @@ pub(super) fn received_at(story: &Story) -> Option<Timestamp> {
         .or_else(|| story.id.received_at())
 }
 
-fn answered(story: &Story) -> Verdict {
-    let posts = story.outcomes.iter().filter_map(|outcome| {
-        let What::Posted {
-            reply_message_id,
-            found,
-        } = &outcome.what
-        else {
-            return None;
-        };
-        Some((outcome.at, outcome.again, reply_message_id.as_ref(), *found))
-    });
-    // A result may be stored twice, once by who posted and once by who looked: the round is what counts.
-    let mut rounds: Vec<Post<'_>> = Vec::new();
-    for (at, again, reply, found) in posts {
-        match rounds.iter_mut().find(|round| round.again == again) {
-            None => rounds.push(Post {
-                at,
-                again,
-                reply,
-                found,
-            }),
-            Some(round) => {
-                round.found &= found;
-                round.reply = round.reply.or(reply);
-            }
+/// The state, and why, as far as that is said. Of what nothing explains, the last that was heard is no reason.
+pub(super) fn state(standing: Standing, why: Option<&str>) -> String {
+    match (standing, why) {
+        (_, None) => standing.as_str().to_owned(),
+        (Standing::Unexplained | Standing::Open, Some(last)) => {
+            format!("{} (last: {last})", standing.as_str())
         }
+        (_, Some(why)) => format!("{}: {why}", standing.as_str()),
     }
-    let Some((first, others)) = rounds.split_first() else {
-        return Verdict {
-            answer: "The bot replied; when, is not known any more.".to_owned(),
-            because: Vec::new(),
-            next: Vec::new(),
-        };
-    };
-    let after = received_at(story).map_or_else(
-        || format!("at {}", words::time(first.at)),
-        |received_at| {
-            let after = telling::span(telling::between(received_at, first.at));
-            format!("after {after}, at {}", words::time(first.at))
-        },
-    );
-    let mut because = Vec::new();
-    because.extend(first.found.then(|| FOUND.to_owned()));
-    for other in others {
-        let reply = reply(other.reply);
-        because.push(format!(
-            "It was asked to reply again, and did so at {}{reply}.",
-            words::time(other.at)
-        ));
-    }
+}
+
+fn answered(story: &Story) -> Verdict {
+    let Replied { answer, because } = replied(story).unwrap_or_else(|| Replied {
+        answer: "The bot replied; when, is not known any more.".to_owned(),
+        because: Vec::new(),
+    });
     Verdict {
-        answer: format!("The bot replied {after}{}.", reply(first.reply)),
+        answer,
         because,
         next: Vec::new(),
     }
 }
 
-/// A reply in the room.
-struct Post<'a> {
-    at: Timestamp,
-    again: Option<Timestamp>,
-    reply: Option<&'a MessageId>,
-    found: bool,
+/// How an answer begins when the reply that is asked for is not known to be there.
+struct Opening {
+    words: String,
+    /// What explains the reply that there was before.
+    because: Vec<String>,
 }
 
-const FOUND: &str = "Whether the post had arrived was not known at first; the bot looked into the room and found its reply there.";
-
-fn reply(message: Option<&MessageId>) -> String {
-    message.map_or_else(String::new, |message| format!(", with message {message}"))
+impl Opening {
+    /// As it is with a reply of an earlier round, which stands first; or as it is without.
+    fn of(story: &Story, again: &str, otherwise: &str) -> Self {
+        match replied(story) {
+            Some(Replied { answer, because }) => Self {
+                words: format!("{answer} {again}"),
+                because,
+            },
+            None => Self {
+                words: otherwise.to_owned(),
+                because: Vec::new(),
+            },
+        }
+    }
 }
 
 fn waiting(story: &Story, now: Timestamp) -> Verdict {
+    let doubt = Doubt::after(story);
+    let opening = if doubt.is_open() {
+        Opening::of(story, "Asked to reply again, perhaps it has:", "Perhaps:")
+    } else {
+        let again = "Asked to reply again, it has not yet:";
+        Opening::of(story, again, "No reply yet:")
+    };
+    let mut because = opening.because;
+    because.extend((doubt.of == Some(Of::Elsewhere)).then(|| ELSEWHERE.to_owned()));
     Verdict {
-        answer: format!("No reply yet: {}", where_it_is(story, now)),
-        because: Vec::new(),
+        answer: format!("{} {}", opening.words, where_it_is(story, &doubt, now)),
+        because,
         next: vec![STATUS.to_owned()],
     }
 }
@@ -139,13 +129,13 @@ fn in_spool() -> Verdict {
 const STATUS: &str = "chickwork status                 are workers at work, is anything paused?";
 
 /// What an event without an end is doing, by the last that was heard of it.
-fn where_it_is(story: &Story, now: Timestamp) -> String {
-    let told = |outcome: &&chickwork_queue::outcome::Outcome| {
+fn where_it_is(story: &Story, doubt: &Doubt, now: Timestamp) -> String {
+    let told = |outcome: &&Outcome| {
         // It may be stored late, and says nothing of what came after it.
         !matches!(outcome.what, What::Received { .. })
     };
     let Some(last) = story.outcomes.iter().rev().find(told) else {
-        return "it waits for a worker; nothing else was heard of it.".to_owned();
+        return format!("{WAITS}; nothing else was heard of it.");
     };
     match &last.what {
         What::Later {
@@ -154,7 +144,7 @@ fn where_it_is(story: &Story, now: Timestamp) -> String {
             until,
         } => {
             let doing = match step {
-                Step::Post if is_in_doubt(story) => {
+                Step::Post if doubt.is_open() => {
                     "for the room to be looked at, as nobody knows whether the reply is there"
                 }
                 Step::Post => "to be posted",
@@ -173,47 +163,49 @@ fn where_it_is(story: &Story, now: Timestamp) -> String {
                 ),
             }
         }
-        What::Replayed { reason, .. } => format!(
-            "a person put it back {} ({reason}), and it waits for a worker.",
-            words::ago(last.at, now)
-        ),
+        What::Replayed { reason, .. } => {
+            let ago = words::ago(last.at, now);
+            let looks = match doubt.of {
+                Some(Of::Post) => {
+                    " An earlier post may have arrived, so the bot looks into the room before it posts."
+                }
+                Some(Of::Elsewhere) | None => "",
+            };
+            format!("a person put it back {ago} ({reason}), and {WAITS}.{looks}")
+        }
         What::Ignored { reason } => format!(
-            "it was ignored ({}) after a person had asked for another answer, and that is still owed.",
-            words::sentence(reason)
+            "it was ignored ({reason}) after a person had asked for another answer, and that is still owed."
         ),
         What::Asked { .. } => {
-            "SimSimi was asked, and what follows from its answer is under way.".to_owned()
+            "SimSimi was asked, and what follows from that is under way.".to_owned()
         }
         What::ReplyStored { .. } => {
-            "SimSimi has answered, and the reply waits to be posted.".to_owned()
+            "the reply is stored, and waits to be posted, or a worker is about it.".to_owned()
         }
         What::Intent { .. } => format!(
             "a worker began to post the reply {}. If it died over that, the next one looks into the room before it posts.",
             words::ago(last.at, now)
         ),
-        What::Looked { .. } | What::NotPosted { .. } => {
-            "the reply is certainly not in the room, and waits to be posted.".to_owned()
-        }
+        What::NotPosted { .. } => ABSENT.to_owned(),
+        What::Looked { result, .. } => match result.as_str() {
+            What::ABSENT => ABSENT.to_owned(),
+            What::FOUND => {
+                "the bot looked into the room and found its reply there, which is about to be noted."
+                    .to_owned()
+            }
+            _ => "the bot looked into the room, and could not tell whether the reply is there. It looks once more, and does not post until it knows."
+                .to_owned(),
+        },
         // None of these is the last word of an event without an end.
         What::Received { .. } | What::Posted { .. } | What::Dead { .. } | What::Dropped { .. } => {
-            "it waits for a worker.".to_owned()
+            format!("{WAITS}.")
         }
     }
 }
 
-/// Whether a post was begun and nothing has told since how it ended.
-fn is_in_doubt(story: &Story) -> bool {
-    let mut in_doubt = false;
-    for outcome in &story.outcomes {
-        match &outcome.what {
-            What::Intent { .. } => in_doubt = true,
-            What::NotPosted { .. } | What::Posted { .. } => in_doubt = false,
-            What::Looked { result, .. } if result == What::ABSENT => in_doubt = false,
-            _ => {}
-        }
-    }
-    in_doubt
-}
+/// Neither a broker nor the outcomes tell which of these it is.
+const WAITS: &str = "it waits for a worker, or one has it in hand";
+const ABSENT: &str = "the reply is certainly not in the room, and waits to be posted.";
 
 fn ignored(story: &Story) -> Verdict {
     let reason = story.why.as_deref().unwrap_or_default();
@@ -249,17 +241,13 @@ fn ignored(story: &Story) -> Verdict {
             "there was nothing to answer with, and the bot has no line for that (CHICKWORK_FALLBACK is empty).",
             None,
         ),
-        other => {
-            return Verdict {
-                answer: format!("No reply, as nothing was to be said: {other}."),
-                because: Vec::new(),
-                next: Vec::new(),
-            };
-        }
+        _ => ("nothing was to be said.", None),
     };
+    let again = "Asked to reply again, it did not, and none was due";
+    let opening = Opening::of(story, again, "No reply, and none was due");
     Verdict {
-        answer: format!("No reply, and none was due ({reason}): {answer}"),
-        because: Vec::new(),
+        answer: format!("{} ({reason}): {answer}", opening.words),
+        because: opening.because,
         next: next.into_iter().collect(),
     }
 }
@@ -283,46 +271,45 @@ fn replay(story: &Story, what: &str) -> String {
 }
 
 fn dead(story: &Story) -> Verdict {
-    let last = story.outcomes.iter().rev().find_map(|outcome| {
-        let What::Dead {
-            step, cause, error, ..
-        } = &outcome.what
-        else {
-            return None;
-        };
-        Some((*step, *cause, error.clone(), outcome.at))
-    });
     // The letter is true whatever the outcomes have lost.
     let letter = story.letter.as_ref();
-    let letter = letter.map(|letter| {
-        (
-            letter.step,
-            letter.cause,
-            letter.error.clone(),
-            letter.buried_at,
-        )
+    let letter = letter.map(|letter| GivenUp {
+        step: letter.step,
+        cause: letter.cause,
+        error: &letter.error,
+        at: letter.buried_at,
     });
-    let Some((step, cause, error, at)) = letter.or(last) else {
+    let Some(given_up) = letter.or_else(|| last_given_up(story)) else {
+        let opening = Opening::of(story, "Asked to reply again, it gave up.", NO_REPLY);
         return Verdict {
-            answer: "No reply: it was given up.".to_owned(),
-            because: Vec::new(),
+            answer: opening.words,
+            because: opening.because,
             next: vec![format!("chickwork dead show {}", story.id)],
         };
     };
-    let explained = cause::explained(cause);
-    let mut next = Vec::new();
-    if story.letter.is_some() {
-        next.push(format!(
-            "chickwork dead show {}    what was given up",
-            story.id
-        ));
-        let (again, what) = match cause {
-            Cause::Uncertain => (" --again", "posts it, if it is not in the room"),
-            _ => ("", "tries it once more"),
-        };
-        next.push(format!("chickwork dead retry {}{again}   {what}", story.id));
+    let GivenUp {
+        step,
+        cause,
+        error,
+        at,
+    } = given_up;
+    let opening = match cause {
+        Cause::Uncertain => Opening::of(
+            story,
+            "Asked to reply again, perhaps it did: nobody knows whether that reply is in the room. It was given up",
+            "Perhaps: nobody knows whether the reply is in the room. It was given up",
+        ),
+        _ => Opening::of(
+            story,
+            "Asked to reply again, it gave up",
+            NO_REPLY.trim_end_matches('.'),
+        ),
+    };
+    let mut because = opening.because;
+    if cause != Cause::Uncertain {
+        let explained = cause::explained(cause);
+        because.extend([explained.means.to_owned(), explained.cure.to_owned()]);
     }
-    let mut because = vec![explained.means.to_owned(), explained.cure.to_owned()];
     if story.letter.is_none() {
         because.push(
             "Its dead letter is not there: somebody is taking it out just now, or it was lost."
@@ -331,25 +318,102 @@ fn dead(story: &Story) -> Verdict {
     }
     Verdict {
         answer: format!(
-            "No reply: it was given up at {} while {} ({}): {}",
+            "{} at {} while {} ({}): {}",
+            opening.words,
             words::time(at),
             cause::step(step, cause),
             cause.as_str(),
-            words::sentence(&error),
+            words::sentence(error),
         ),
         because,
-        next,
+        next: match story.letter {
+            Some(_) => about_letter(story.id, cause),
+            None => Vec::new(),
+        },
     }
+}
+
+const NO_REPLY: &str = "No reply: it was given up.";
+
+/// Where and why it was given up.
+struct GivenUp<'a> {
+    step: Step,
+    cause: Cause,
+    error: &'a str,
+    at: Timestamp,
+}
+
+fn last_given_up(story: &Story) -> Option<GivenUp<'_>> {
+    let outcomes = story.outcomes.iter().rev();
+    outcomes
+        .filter_map(|outcome| match &outcome.what {
+            What::Dead {
+                step, cause, error, ..
+            } => Some(GivenUp {
+                step: *step,
+                cause: *cause,
+                error,
+                at: outcome.at,
+            }),
+            _ => None,
+        })
+        .next()
+}
+
+/// What can be done with its letter. With a reply in doubt, what cannot make two of one comes first.
+fn about_letter(id: EventId, cause: Cause) -> Vec<String> {
+    let show = ("show", "", "what was given up");
+    let commands = match cause {
+        Cause::Uncertain => vec![
+            show,
+            (
+                "retry",
+                "",
+                "looks into the room once more, and posts it if it is certainly not there",
+            ),
+            (
+                "retry",
+                " --again",
+                "posts it WITHOUT LOOKING: only if you have seen that it is not there",
+            ),
+            ("drop", "", "if you have seen that it is there"),
+        ],
+        _ => vec![show, ("retry", "", "tries it once more")],
+    };
+    let commands = commands.into_iter().map(|(command, flags, does)| {
+        let command = format!("chickwork dead {command} {id}{flags}");
+        (command, does)
+    });
+    let commands: Vec<_> = commands.collect();
+    let lengths = commands.iter().map(|(command, _)| command.len());
+    let longest = lengths.max().unwrap_or_default();
+    commands
+        .into_iter()
+        .map(|(command, does)| format!("{command:<longest$}   {does}"))
+        .collect()
 }
 
 fn dropped(story: &Story) -> Verdict {
     let reason = story.why.as_deref().unwrap_or("no reason was given");
+    let (again, otherwise) = match last_given_up(story).map(|given_up| given_up.cause) {
+        Some(Cause::Uncertain) => (
+            "Asked to reply again, perhaps it did: it was given up, as nobody knew whether that reply is in the room, and",
+            "Perhaps: it was given up, as nobody knew whether the reply is in the room, and",
+        ),
+        Some(_) => (
+            "Asked to reply again, it gave up, and",
+            "No reply: it was given up, and",
+        ),
+        None => ("Asked to reply again, it did not:", "No reply:"),
+    };
+    let opening = Opening::of(story, again, otherwise);
     Verdict {
         answer: format!(
-            "No reply: it was given up, and a person dropped it: {}",
+            "{} a person dropped it: {}",
+            opening.words,
             words::sentence(reason)
         ),
-        because: Vec::new(),
+        because: opening.because,
         next: vec![replay(story, "asks after all")],
     }
 }
@@ -366,9 +430,25 @@ fn unexplained(story: &Story) -> Verdict {
             )
         },
     );
+    let doubt = Doubt::after(story);
+    let (again, otherwise) = if doubt.is_open() {
+        (
+            "Asked to reply again, perhaps it did, and nothing explains what became of it:",
+            "Perhaps: nobody knows whether the reply is in the room, and nothing explains that:",
+        )
+    } else {
+        (
+            "Asked to reply again, it did not, and nothing explains that:",
+            "No reply, and nothing explains that:",
+        )
+    };
+    let opening = Opening::of(story, again, otherwise);
+    let mut because = opening.because;
+    because.extend((doubt.of == Some(Of::Elsewhere)).then(|| ELSEWHERE.to_owned()));
+    because.push("A queue may have been emptied by hand, or a store was lost.".to_owned());
     Verdict {
-        answer: format!("No reply, and nothing explains that: {last}, and it waits nowhere."),
-        because: vec!["A queue may have been emptied by hand, or a store was lost.".to_owned()],
+        answer: format!("{} {last}, and it waits nowhere.", opening.words),
+        because,
         next: vec![
             format!("chickwork replay {}   puts it back", story.id),
             "chickwork audit --requeue        puts everything back that nothing explains"
@@ -378,26 +458,26 @@ fn unexplained(story: &Story) -> Verdict {
 }
 
 fn open(story: &Story, now: Timestamp) -> Verdict {
-    Verdict {
-        answer: format!("No reply yet: {}", where_it_is(story, now)),
-        because: vec![
-            "So it seems: a broker does not tell which events wait, so it may as well be lost."
-                .to_owned(),
-        ],
-        next: vec![
-            STATUS.to_owned(),
-            "chickwork audit                  waits until what is under way has ended, and tells what is lost"
-                .to_owned(),
-        ],
-    }
+    let mut verdict = waiting(story, now);
+    verdict.because.push(
+        "So it seems: a broker does not tell which events wait, so it may as well be lost."
+            .to_owned(),
+    );
+    verdict.next.push(
+        "chickwork audit                  waits until what is under way has ended, and tells what is lost"
+            .to_owned(),
+    );
+    verdict
 }
 
 #[cfg(test)]
 mod tests {
-    use chickwork_queue::event::{BotName, EventId};
-    use chickwork_queue::outcome::Outcome;
+    use chickwork_chatwork::id::{AccountId, MessageId};
+    use chickwork_queue::dead::DeadLetter;
+    use chickwork_queue::event::BotName;
 
     use super::*;
+    use crate::filter::tests::a_letter;
 
     /// Five minutes after the event came in.
     const NOW: i64 = 300;
@@ -458,6 +538,89 @@ mod tests {
         }
     }
 
+    fn elsewhere() -> What {
+        What::Intent {
+            consumer: What::ELSEWHERE.to_owned(),
+        }
+    }
+
+    fn asked(result: &str) -> What {
+        What::Asked {
+            millis: 1,
+            result: result.to_owned(),
+            sender: AccountId(1),
+            question: None,
+            answer: None,
+        }
+    }
+
+    fn stored() -> What {
+        What::ReplyStored {
+            text: "Chíp?".to_owned(),
+        }
+    }
+
+    fn looked(result: &str) -> What {
+        What::Looked {
+            result: result.to_owned(),
+            reply_message_id: None,
+            reaches_back_to: None,
+        }
+    }
+
+    fn not_posted() -> What {
+        What::NotPosted {
+            reason: "refused".to_owned(),
+            called: true,
+            intended_at: None,
+            overrules_until: None,
+        }
+    }
+
+    fn replayed() -> What {
+        What::Replayed {
+            replay: 1,
+            reason: "why not".to_owned(),
+            by: None,
+        }
+    }
+
+    fn dead(cause: Cause, error: &str) -> What {
+        What::Dead {
+            step: Step::Post,
+            cause,
+            error: error.to_owned(),
+            status: None,
+        }
+    }
+
+    fn dropped() -> What {
+        What::Dropped {
+            reason: "it is there".to_owned(),
+        }
+    }
+
+    /// The same, with its dead letter.
+    async fn with_letter(mut story: Story, cause: Cause) -> Story {
+        story.letter = Some(DeadLetter {
+            id: story.id,
+            step: Step::Post,
+            cause,
+            error: "nobody can tell".to_owned(),
+            buried_at: at(30),
+            ..a_letter().await
+        });
+        story
+    }
+
+    /// The same; it is in another round from the outcome of this number on.
+    fn again(mut story: Story, from: usize) -> Story {
+        for outcome in &mut story.outcomes[from..] {
+            outcome.again = Some(at(60));
+        }
+        story
+    }
+
     /// All of it as one text.
     fn told(story: &Story) -> String {
         let Verdict {
@@ -471,13 +634,7 @@ mod tests {
     #[test]
     fn the_first_sentence_says_why_the_bot_did_not_reply() {
         use Standing::{Answered, Dead, Dropped, Ignored, Open, Unexplained, Waiting};
-        let dead = What::Dead {
-            step: Step::Post,
-            cause: Cause::Uncertain,
-            error: "nobody can tell".to_owned(),
-            status: None,
-        };
-        let table: [(Story, &[&str]); 12] = [
+        let table: [(Story, &[&str]); 14] = [
             (
                 story(Answered, None, &[(0, intent()), (21, posted(false))]),
                 &["The bot replied after 21.0 s, at 2026-09-21T14:13:41Z, with message 77."],
@@ -487,13 +644,40 @@ mod tests {
                 story(Answered, None, &[(20, posted(true)), (21, posted(false))]),
                 &["The bot replied after 20.0 s, at 2026-09-21T14:13:40Z, with message 77."],
             ),
+            // Found long after it was posted.
+            (
+                story(
+                    Answered,
+                    None,
+                    &[
+                        (1, intent()),
+                        (2, not_posted()),
+                        (3, intent()),
+                        (20, posted(true)),
+                    ],
+                ),
+                &[
+                    "The bot replied after 3.0 s, at 2026-09-21T14:13:23Z, with message 77.",
+                    "not known until 2026-09-21T14:13:40Z, when the bot looked into the room and found its reply there.",
+                ],
+            ),
+            // Found, and who posted it nobody knows.
             (
                 story(Answered, None, &[(20, posted(true))]),
-                &["found its reply there"],
+                &[
+                    "The bot has replied, with message 77: its reply was found in the room at 2026-09-21T14:13:40Z, when it was posted is not known.",
+                ],
+            ),
+            (
+                story(Answered, None, &[(0, elsewhere()), (20, posted(true))]),
+                &["found in the room at", "came from another deployment"],
             ),
             (
                 story(Waiting, None, &[]),
-                &["No reply yet: it waits for a worker", "chickwork status"],
+                &[
+                    "No reply yet: it waits for a worker, or one has it in hand; nothing else",
+                    "chickwork status",
+                ],
             ),
             (
                 story(Waiting, None, &[(299, later(Step::Ask, 310))]),
@@ -504,7 +688,11 @@ mod tests {
             ),
             (
                 story(Waiting, None, &[(1, intent()), (1, later(Step::Post, 290))]),
-                &["for the room to be looked at", "is due since 10.0 s"],
+                &[
+                    "Perhaps: it waited until",
+                    "for the room to be looked at",
+                    "is due since 10.0 s",
+                ],
             ),
             (
                 story(Ignored, Some("flood"), &[]),
@@ -515,10 +703,10 @@ mod tests {
                 &["chickwork events show 446240519-1795508813713968449"],
             ),
             (
-                story(Dead, Some("uncertain"), &[(30, dead)]),
+                story(Dead, None, &[(30, dead(Cause::Refused, "no"))]),
                 &[
-                    "while posting the reply (uncertain): nobody can tell.",
-                    "Look into the room.",
+                    "No reply: it was given up at 2026-09-21T14:13:50Z while posting the reply (refused): no.",
+                    "Mend what they name",
                 ],
             ),
             (
@@ -556,18 +744,201 @@ mod tests {
 
     #[test]
     fn every_round_is_told() {
-        let mut story = story(
-            Standing::Answered,
-            None,
-            &[(1, posted(false)), (90, posted(true))],
-        );
-        story.outcomes[1].again = Some(at(60));
-        let told = told(&story);
+        let posts = [(1, posted(false)), (61, intent()), (90, posted(true))];
+        let told = told(&again(story(Standing::Answered, None, &posts), 1));
         assert!(told.starts_with("The bot replied after 1.0 s"), "{told}");
-        assert!(
-            told.contains("asked to reply again, and did so at"),
-            "{told}"
+        let again = "asked to reply again, and did so at 2026-09-21T14:14:21Z, with message 77.";
+        assert!(told.contains(again), "{told}");
+    }
+
+    /// What a person asked for besides did not come; the reply of before is in the room all the same.
+    #[test]
+    fn a_reply_of_an_earlier_round_is_told_first() {
+        use Standing::{Dead, Dropped, Ignored, Open, Unexplained, Waiting};
+        let table: [(Standing, Option<&str>, &[What], &str); 10] = [
+            (
+                Dead,
+                None,
+                &[intent(), not_posted(), dead(Cause::Refused, "no")],
+                "Asked to reply again, it gave up at 2026-09-21T14:14:23Z while posting the reply (refused): no.",
+            ),
+            (
+                Dead,
+                None,
+                &[intent(), dead(Cause::Uncertain, "no way to tell")],
+                "Asked to reply again, perhaps it did: nobody knows whether that reply is in the room. It was given up at",
+            ),
+            (Dead, None, &[], "Asked to reply again, it gave up."),
+            (
+                Dropped,
+                Some("enough"),
+                &[dead(Cause::Refused, "no"), dropped()],
+                "Asked to reply again, it gave up, and a person dropped it: enough.",
+            ),
+            (
+                Dropped,
+                Some("it is there"),
+                &[dead(Cause::Uncertain, "no"), dropped()],
+                "Asked to reply again, perhaps it did: it was given up, as nobody knew",
+            ),
+            (
+                Waiting,
+                None,
+                &[],
+                "Asked to reply again, it has not yet: a person put it back 4 min ago (why not), and it waits for a worker, or one has it in hand.",
+            ),
+            (
+                Waiting,
+                None,
+                &[intent()],
+                "Asked to reply again, perhaps it has: a worker began",
+            ),
+            (Open, None, &[], "Asked to reply again, it has not yet:"),
+            (
+                Unexplained,
+                None,
+                &[],
+                "Asked to reply again, it did not, and nothing explains that: the last",
+            ),
+            (
+                Ignored,
+                Some("room_closed"),
+                &[],
+                "Asked to reply again, it did not, and none was due (room_closed): Chatwork",
+            ),
+        ];
+        for (standing, why, then, told_of_it) in table {
+            let mut outcomes = vec![(0, intent()), (1, posted(false)), (60, replayed())];
+            outcomes.extend((61..).zip(then.iter().cloned()));
+            let told = told(&again(story(standing, why, &outcomes), 2));
+            let before = "The bot replied after 1.0 s, at 2026-09-21T14:13:21Z, with message 77. ";
+            let rest = told.strip_prefix(before).expect(&told);
+            assert!(rest.starts_with(told_of_it), "{told_of_it} in {rest}");
+        }
+    }
+
+    #[tokio::test]
+    async fn of_a_reply_that_may_be_there_nobody_says_that_there_is_none() {
+        let died = [(1, intent()), (30, dead(Cause::Uncertain, "lost"))];
+        let story = with_letter(story(Standing::Dead, None, &died), Cause::Uncertain).await;
+        let verdict = verdict(&story, false, at(NOW));
+        assert_eq!(
+            verdict.answer,
+            "Perhaps: nobody knows whether the reply is in the room. It was given up at 2026-09-21T14:13:50Z while posting the reply (uncertain): nobody can tell."
         );
+        let id = story.id;
+        assert_eq!(
+            verdict.next,
+            [
+                format!("chickwork dead show {id}            what was given up"),
+                format!(
+                    "chickwork dead retry {id}           looks into the room once more, and posts it if it is certainly not there"
+                ),
+                format!(
+                    "chickwork dead retry {id} --again   posts it WITHOUT LOOKING: only if you have seen that it is not there"
+                ),
+                format!("chickwork dead drop {id}            if you have seen that it is there"),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_an_event_without_an_end_is_doing_follows_from_its_last_outcomes() {
+        let table: [(&[What], &str); 11] = [
+            (&[asked(What::ANSWERED)], "No reply yet: SimSimi was asked"),
+            (&[stored()], "No reply yet: the reply is stored"),
+            (&[intent()], "Perhaps: a worker began to post"),
+            (
+                &[intent(), not_posted()],
+                "No reply yet: the reply is certainly not in the room",
+            ),
+            (
+                &[intent(), looked(What::ABSENT)],
+                "No reply yet: the reply is certainly not in the room",
+            ),
+            (
+                &[intent(), looked(What::UNCLEAR)],
+                "Perhaps: the bot looked into the room, and could not tell",
+            ),
+            (
+                &[intent(), looked(What::FOUND)],
+                "Perhaps: the bot looked into the room and found its reply there",
+            ),
+            (
+                &[intent(), dead(Cause::Uncertain, "lost"), replayed()],
+                "Perhaps: a person put it back",
+            ),
+            // Who has looked says that it is not there.
+            (
+                &[
+                    intent(),
+                    dead(Cause::Uncertain, "lost"),
+                    not_posted(),
+                    replayed(),
+                ],
+                "No reply yet: a person put it back",
+            ),
+            (&[elsewhere(), replayed()], "Perhaps: a person put it back"),
+            (
+                &[elsewhere(), looked(What::ABSENT)],
+                "No reply yet: the reply is certainly not in the room",
+            ),
+        ];
+        for (outcomes, answer) in table {
+            let outcomes: Vec<_> = (1..).zip(outcomes.iter().cloned()).collect();
+            let is_elsewhere = matches!(outcomes[..], [_, (_, What::Replayed { .. })]);
+            let told = told(&story(Standing::Waiting, None, &outcomes));
+            assert!(told.starts_with(answer), "{answer} in {told}");
+            let tells = told.contains("another deployment");
+            assert_eq!(tells, is_elsewhere, "{told}");
+        }
+    }
+
+    #[test]
+    fn why_the_bot_said_a_line_of_its_own_is_told() {
+        let line = "a line of its own (CHICKWORK_FALLBACK)";
+        let table: [(&[What], Option<&str>); 5] = [
+            (&[asked(What::ANSWERED), stored()], None),
+            (
+                &[asked("SimSimi failed"), asked(What::NO_ANSWER), stored()],
+                Some("SimSimi did not understand that, so"),
+            ),
+            (
+                &[asked(What::NO_ANSWER), asked(What::ANSWERED), stored()],
+                None,
+            ),
+            (
+                &[stored()],
+                Some("SimSimi was not asked, as far as is known"),
+            ),
+            // What was asked is not kept any more.
+            (&[], None),
+        ];
+        for (before, why) in table {
+            let mut outcomes: Vec<_> = (0..).zip(before.iter().cloned()).collect();
+            outcomes.extend([(4, intent()), (5, posted(false))]);
+            let told = told(&story(Standing::Answered, None, &outcomes));
+            assert_eq!(told.contains(line), why.is_some(), "{told}");
+            assert!(why.is_none_or(|why| told.contains(why)), "{told}");
+        }
+    }
+
+    #[test]
+    fn what_nothing_explains_has_no_reason_but_a_last_word() {
+        for (standing, why, told) in [
+            (Standing::Answered, None, "answered"),
+            (Standing::Ignored, Some("flood"), "ignored: flood"),
+            (Standing::Waiting, Some("paused"), "waiting: paused"),
+            (Standing::Unexplained, None, "unexplained"),
+            (
+                Standing::Unexplained,
+                Some("HTTP 500"),
+                "unexplained (last: HTTP 500)",
+            ),
+            (Standing::Open, Some("HTTP 500"), "open (last: HTTP 500)"),
+        ] {
+            assert_eq!(state(standing, why), told);
+        }
     }
 
     #[test]

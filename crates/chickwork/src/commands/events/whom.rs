@@ -21,13 +21,23 @@ impl Named {
     pub(crate) fn of(words: &[&str]) -> Result<Self, String> {
         match words {
             [one] => Self::in_one_word(one.trim()),
-            [room, message] => pair(room.trim(), message.trim())
-                .ok_or_else(|| "is not a room's id and a message's id".to_owned()),
+            [room, message] => pair(room.trim(), message.trim()).ok_or_else(|| {
+                if is_number(room.trim()) && room.trim().len() > LONGEST_ROOM {
+                    format!(
+                        "does not begin with a room's id, which has at most {LONGEST_ROOM} digits; of several messages, name one at a time"
+                    )
+                } else {
+                    "is not a room's id and a message's id".to_owned()
+                }
+            }),
             _ => Err("is more than a room's id and a message's id".to_owned()),
         }
     }
 
     fn in_one_word(word: &str) -> Result<Self, String> {
+        // Some programs encode a link when it is copied.
+        let decoded = word.replace("#%21rid", "#!rid");
+        let word = decoded.as_str();
         // A message's id may be long, but it has no hyphen.
         if word.contains('-')
             && let Ok(id) = word.parse()
@@ -76,6 +86,9 @@ impl fmt::Display for Named {
     }
 }
 
+/// Numbers of more digits than this are no rooms. Chatwork's rooms have nine, its messages nineteen.
+pub(super) const LONGEST_ROOM: usize = 12;
+
 const NOT_UNDERSTOOD: &str = "is neither an event's id (01a20caa-3f93-70fb-83f5-248e49a65e0a), a message's id (1795508813713968449), ROOM-MESSAGE, nor the link of a message";
 
 /// How an error begins about less than an event's id.
@@ -113,7 +126,8 @@ fn joined(text: &str) -> Option<Named> {
 }
 
 fn pair(room: &str, message: &str) -> Option<Named> {
-    let room = is_number(room).then(|| room.parse().ok()).flatten()?;
+    let is_room = is_number(room) && room.len() <= LONGEST_ROOM;
+    let room = is_room.then(|| room.parse().ok()).flatten()?;
     let message = MessageId::new(message).ok()?;
     Some(Named::Message(Some(RoomId(room)), message))
 }
@@ -138,13 +152,17 @@ mod tests {
         let event = Named::Event(id.parse().expect("an id"));
         let both = message(Some(446_240_519), "1795508813713968449");
         let alone = message(None, "1795508813713968449");
-        let table: [(&[&str], &Named); 14] = [
+        let table: [(&[&str], &Named); 15] = [
             (&[id], &event),
             (&[" 01A20CAA-3F93-70FB-83F5-248E49A65E0A\n"], &event),
             (&["1795508813713968449"], &alone),
             (&["446240519-1795508813713968449"], &both),
             (&["rid446240519-1795508813713968449"], &both),
             (&["#!rid446240519-1795508813713968449"], &both),
+            (
+                &["https://www.chatwork.com/#%21rid446240519-1795508813713968449"],
+                &both,
+            ),
             (&["446240519", "1795508813713968449"], &both),
             (
                 &["https://www.chatwork.com/#!rid446240519-1795508813713968449"],
@@ -176,7 +194,12 @@ mod tests {
 
     #[test]
     fn what_names_nothing_is_told_with_a_hint() {
-        let table: [(&[&str], &str); 11] = [
+        let table: [(&[&str], &str); 13] = [
+            (
+                &["1795508813713968449", "1795508813713968450"],
+                "name one at a time",
+            ),
+            (&["1795508813713968449-1795508813713968450"], "ROOM-MESSAGE"),
             (&["01a22701"], "beginning of an event's id"),
             (&["01a20caa-3f93-70fb…"], "beginning of an event's id"),
             (&["rid446240519"], "--room 446240519"),

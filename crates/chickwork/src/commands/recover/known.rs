@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use chickwork_chatwork::id::{MessageId, RoomId};
 use chickwork_chatwork::webhook::Webhook;
 use chickwork_queue::dead::DeadLetter;
-use chickwork_queue::event::{BotName, Event, EventId};
+use chickwork_queue::event::{AnswerKey, BotName, Event, EventId};
+use chickwork_queue::events::Standing;
 use chickwork_queue::outcome::{Outcome, What};
 use chickwork_queue::{BrokerError, Queue, QueueError};
 use jiff::{SignedDuration, Timestamp};
@@ -33,25 +34,75 @@ pub(super) struct Memory<'a> {
     pub(super) oldest_kept: Timestamp,
 }
 
+/// Of the mentions that were taken out, as they are known, those that may never be answered: it is for the
+/// audit to tell more of them, and to put them back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct WithoutEnd {
+    /// They have come to no end, and wait nowhere.
+    pub(super) lost: u64,
+    /// They have come to no end, and a broker cannot tell whether they wait.
+    pub(super) open: u64,
+}
+
 impl Memory<'_> {
     /// Takes out those that the queue knows of. They came in no earlier than they were written.
-    pub(super) async fn take_out_known(&self, mentions: &mut Mentions) -> Result<(), QueueError> {
+    pub(super) async fn take_out_known(
+        &self,
+        mentions: &mut Mentions,
+    ) -> Result<WithoutEnd, QueueError> {
         let written = mentions.values().map(|mention| mention.sent_at);
         let Some(oldest) = written.min() else {
-            return Ok(());
+            return Ok(WithoutEnd::default());
         };
         if oldest < self.oldest_kept {
             self.take_out_dead(mentions).await?;
         }
-        self.take_out_known_since(oldest, mentions).await
+        let known = self.take_out_known_since(oldest, mentions).await?;
+        self.without_end(known, oldest).await
     }
 
-    /// Takes out those that have become known since then.
+    /// Those of these events whose messages were never answered, as far as that can be seen.
+    async fn without_end(
+        &self,
+        known: HashMap<EventId, (RoomId, MessageId)>,
+        since: Timestamp,
+    ) -> Result<WithoutEnd, QueueError> {
+        let mut without_end = WithoutEnd::default();
+        if known.is_empty() {
+            return Ok(without_end);
+        }
+        let key = |(room_id, message_id)| AnswerKey {
+            bot: self.bot.clone(),
+            room_id,
+            message_id,
+            again: None,
+        };
+        let events: HashMap<EventId, Option<AnswerKey>> = known
+            .into_iter()
+            .map(|(id, message)| (id, Some(key(message))))
+            .collect();
+        let since = since.saturating_sub(CLOCKS).unwrap_or(Timestamp::MIN);
+        let knowledge = self.queue.known(&events, since).await?;
+        for (id, known) in &knowledge.events {
+            let key = events.get(id).and_then(Option::as_ref);
+            if key.is_some_and(|key| knowledge.answered.contains(key)) {
+                continue;
+            }
+            match known.standing {
+                Standing::Unexplained => without_end.lost += 1,
+                Standing::Open => without_end.open += 1,
+                _ => {}
+            }
+        }
+        Ok(without_end)
+    }
+
+    /// Takes out those that have become known since then. Returns by which events.
     pub(super) async fn take_out_known_since(
         &self,
         since: Timestamp,
         mentions: &mut Mentions,
-    ) -> Result<(), QueueError> {
+    ) -> Result<HashMap<EventId, (RoomId, MessageId)>, QueueError> {
         let since = since.saturating_sub(CLOCKS).unwrap_or(Timestamp::MIN);
         let mut traces = Traces::default();
         self.take_out_archived(since, mentions, &mut traces).await?;
@@ -64,7 +115,7 @@ impl Memory<'_> {
             }
         }
         traces.take_out_open(mentions);
-        Ok(())
+        Ok(traces.known)
     }
 
     async fn take_out_archived(
@@ -128,10 +179,13 @@ fn take_in_letter(letter: &DeadLetter, mentions: &mut Mentions) {
     }
 }
 
-/// The events about messages that were edited later, and have not been answered.
+/// What was found of the mentions.
 #[derive(Debug, Default)]
 struct Traces {
+    /// The events about messages that were edited later, and have not been answered.
     before: HashMap<EventId, Trace>,
+    /// The events by which mentions are known, with what these are about.
+    known: HashMap<EventId, (RoomId, MessageId)>,
 }
 
 #[derive(Debug)]
@@ -189,7 +243,9 @@ impl Traces {
         mentions: &mut Mentions,
     ) {
         if is_as_it_is {
-            mentions.remove(&(room, message));
+            let key = (room, message);
+            mentions.remove(&key);
+            self.known.insert(id, key);
         } else {
             self.before.entry(id).or_insert(Trace {
                 room,
@@ -200,10 +256,12 @@ impl Traces {
     }
 
     /// Takes out those of which an event has come to no end: it waits, and will be answered.
-    fn take_out_open(self, mentions: &mut Mentions) {
-        for trace in self.before.into_values() {
+    fn take_out_open(&mut self, mentions: &mut Mentions) {
+        for (id, trace) in self.before.drain() {
             if !trace.has_ended {
-                mentions.remove(&(trace.room, trace.message));
+                let key = (trace.room, trace.message);
+                mentions.remove(&key);
+                self.known.insert(id, key);
             }
         }
     }
@@ -366,5 +424,21 @@ mod tests {
             traces.take_out_open(&mut mentions);
             assert_eq!(mentions.is_empty(), expected, "{said}");
         }
+    }
+
+    #[test]
+    fn it_is_kept_by_which_event_a_mention_is_known() {
+        let message = (ROOM, message(0).message_id);
+        let known_by = |edited, received_at| {
+            let mut mentions = mentions(edited);
+            let mut traces = Traces::default();
+            traces.take_in_event(&event(received_at, 0), &mut mentions);
+            traces.take_out_open(&mut mentions);
+            traces.known
+        };
+        let as_it_is = SENT + 1;
+        let expected = HashMap::from([(id(as_it_is), message)]);
+        assert_eq!(known_by(0, as_it_is), expected);
+        assert_eq!(known_by(EDITED, as_it_is), expected, "it came to no end");
     }
 }

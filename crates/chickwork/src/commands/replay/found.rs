@@ -303,6 +303,63 @@ impl Choosing {
         }
     }
 
+    /// Where nothing is, or the flags choose none of it: which of the two nobody has counted.
+    pub(super) fn none_is_chosen(&self) -> &'static str {
+        match self.source {
+            Source::Archive => "none of the events that are kept is chosen",
+            Source::Dead => "none of the dead letters is chosen",
+            Source::File(_) => "none of the events in the file is chosen",
+        }
+    }
+
+    /// Where dead letters are wanted since a time: those given up since then whose events were received
+    /// before are not chosen, and whoever has an outage in mind may have meant them.
+    pub(super) async fn hint_of_letters_of_older_events(
+        &self,
+        queue: &Queue,
+    ) -> anyhow::Result<Option<String>> {
+        let are_wanted = match self.source {
+            Source::Archive => self.choice.standings.contains(&Standing::Dead),
+            Source::Dead => true,
+            Source::File(_) => false,
+        };
+        let Some(since) = self.choice.since.filter(|_| are_wanted) else {
+            return Ok(None);
+        };
+        let received_whenever = Choice {
+            since: None,
+            ..self.choice.clone()
+        };
+        let mut left_out = 0;
+        let mut letters = queue.dead_letters().read().await?;
+        while let Some(letter) = letters.next().await? {
+            if letter.buried_at >= since
+                && letter.received_at < since
+                && takes_letter(&received_whenever, &letter)
+            {
+                left_out += 1;
+            }
+        }
+        let mut retry = format!("chickwork dead retry --since {}", words::time(since));
+        if let Some(room) = self.choice.room {
+            retry += &format!(" --room {room}");
+        }
+        if let Some(bot) = &self.choice.bot {
+            retry += &format!(" --bot {bot}");
+        }
+        let (were, received) = match left_out {
+            0 => return Ok(None),
+            1 => ("1 dead letter was".to_owned(), "its event was received"),
+            many => (
+                format!("{many} dead letters were"),
+                "their events were received",
+            ),
+        };
+        Ok(Some(format!(
+            "{were} given up since then, but {received} before, and --since is about that: {retry}, or an earlier --since."
+        )))
+    }
+
     /// All that are chosen, oldest first. Without a queue only those of a file, by what the file tells.
     pub(super) async fn find(&self, queue: Option<&Queue>) -> anyhow::Result<Vec<Found>> {
         let finding = async {
@@ -385,27 +442,11 @@ impl Choosing {
         let mut found = Vec::new();
         let mut letters = queue.dead_letters().read().await?;
         while let Some(letter) = letters.next().await? {
-            if self.takes_letter(&letter) {
+            if takes_letter(&self.choice, &letter) {
                 found.push(Found::of_letter(letter));
             }
         }
         Ok(found)
-    }
-
-    /// By what a letter tells; who wrote and what, it does not.
-    fn takes_letter(&self, letter: &DeadLetter) -> bool {
-        self.choice.takes(&Event {
-            id: letter.id,
-            bot: letter.bot.clone(),
-            event_type: Event::known_type(&letter.event_type),
-            room_id: letter.room_id,
-            message_id: letter.message_id.clone(),
-            received_at: letter.received_at,
-            put_back_at: None,
-            replay: 0,
-            again: None,
-            body: Default::default(),
-        })
     }
 
     async fn exported(&self, path: &str, queue: Option<&Queue>) -> anyhow::Result<Vec<Found>> {
@@ -458,6 +499,22 @@ impl Choosing {
         }
         Ok(())
     }
+}
+
+/// By what a letter tells; who wrote and what, it does not.
+fn takes_letter(choice: &Choice, letter: &DeadLetter) -> bool {
+    choice.takes(&Event {
+        id: letter.id,
+        bot: letter.bot.clone(),
+        event_type: Event::known_type(&letter.event_type),
+        room_id: letter.room_id,
+        message_id: letter.message_id.clone(),
+        received_at: letter.received_at,
+        put_back_at: None,
+        replay: 0,
+        again: None,
+        body: Default::default(),
+    })
 }
 
 /// Opens a file to be read twice: through, and then here and there. What can be read only once, such as

@@ -76,7 +76,7 @@ pub(super) enum Skip {
 
 impl Skip {
     /// For people, who want to know what to do about it as well.
-    pub(super) fn says(&self) -> String {
+    fn says(&self) -> String {
         match self {
             Self::Answered => "answered already (--again answers once more)".to_owned(),
             Self::AnsweredByAnother => {
@@ -177,6 +177,11 @@ pub(super) struct Wish {
 }
 
 impl Wish {
+    /// Whether uncertain replies are looked for before they are posted.
+    pub(super) fn looks_first(&self) -> bool {
+        self.again.is_none()
+    }
+
     fn chooses(&self, standing: Standing, known: &Known<'_>) -> bool {
         known.is_named || self.states.contains(&standing)
     }
@@ -347,6 +352,23 @@ impl Planned {
         }
     }
 
+    /// Whether a room will hear a second reply.
+    pub(super) fn is_second_reply(&self) -> bool {
+        matches!(self.decision, Ok(Deed::Again | Deed::Owed))
+    }
+
+    /// What is to become of it, for people.
+    pub(super) fn says(&self, wish: &Wish) -> String {
+        match &self.decision {
+            Ok(_) if self.is_doubtful() && wish.looks_first() => {
+                "uncertain reply looked for, then posted".to_owned()
+            }
+            Ok(_) if self.is_doubtful() => "uncertain reply posted WITHOUT LOOKING".to_owned(),
+            Ok(deed) => deed.says().to_owned(),
+            Err(skip) => format!("skipped: {}", skip.says()),
+        }
+    }
+
     /// Whether nothing tells how it has ended, and nobody works on it.
     fn lacks_an_end(&self) -> bool {
         self.found.is_here
@@ -390,7 +412,7 @@ impl Deed {
     }
 
     /// For people.
-    pub(super) fn says(self) -> &'static str {
+    fn says(self) -> &'static str {
         match self {
             Self::PutBack => "put back",
             Self::Retry => "dead letter put back",

@@ -19,7 +19,7 @@ use super::Terms;
 use super::found::{Bodies, Found};
 use super::plan::{self, Deed, Planned, Skip, Wish};
 use crate::run::{Halt, Run};
-use crate::{output, words};
+use crate::{choice, output, words};
 
 /// How long the event at hand may take once the command is to stop.
 const FINISH_LIMIT: Duration = Duration::from_secs(30);
@@ -57,12 +57,13 @@ impl Errand {
         };
         // Whoever has closed stderr does without.
         let _ = self.preview(&planned, goes, beyond_limit);
+        self.tell_of_what_is_left_out(queue, &planned).await?;
         let may_be_lost = planned
             .iter()
             .any(|event| event.decision == Err(Skip::MayBeLost));
         let done = self.terms.dry_run
             || (goes == 0
-                || self.agreed(goes).await? && self.perform(queue, planned, goes).await?)
+                || self.agreed(&planned).await? && self.perform(queue, planned, goes).await?)
                 && !may_be_lost;
         let code = if all_found && done {
             ExitCode::SUCCESS
@@ -113,11 +114,8 @@ impl Errand {
             "{:<36}  {:<20}  {:>10}  {:<11}  PLAN",
             "ID", "RECEIVED", "ROOM", "STATE"
         )?;
-        for Planned { found, decision } in planned {
-            let plan = match decision {
-                Ok(deed) => deed.says().to_owned(),
-                Err(skip) => format!("skipped: {}", skip.says()),
-            };
+        for event in planned {
+            let found = &event.found;
             writeln!(
                 out,
                 "{}  {:<20}  {:>10}  {:<11}  {}",
@@ -127,7 +125,7 @@ impl Errand {
                     .room_id
                     .map_or_else(|| "-".to_owned(), |room| room.to_string()),
                 found.state.map_or("-", |state| state.as_str()),
-                words::line(&plan, LONGEST_REASON),
+                words::line(&event.says(&self.wish), LONGEST_REASON),
             )?;
         }
         out.flush()
@@ -135,7 +133,7 @@ impl Errand {
 
     fn preview(&self, planned: &[Planned], goes: u64, beyond_limit: u64) -> io::Result<()> {
         let mut out = io::stderr().lock();
-        for sentence in sums(planned, self.wish.again.is_some()) {
+        for sentence in sums(planned, &self.wish) {
             writeln!(out, "{sentence}")?;
         }
         if beyond_limit > 0 {
@@ -150,10 +148,15 @@ impl Errand {
             )?;
         }
         if goes == 0 {
+            let choosing = &self.terms.choosing;
             return writeln!(
                 out,
-                "Nothing to do: nothing that these flags choose is to be put back.{}",
-                self.terms.choosing.hint()
+                "Nothing to do: {}.{}",
+                match planned {
+                    [] => choosing.none_is_chosen(),
+                    _ => "nothing that these flags choose is to be put back",
+                },
+                choosing.hint()
             );
         }
         if let Some(warning) = self.terms.pace.warning(goes) {
@@ -162,9 +165,26 @@ impl Errand {
         Ok(())
     }
 
-    async fn agreed(&self, goes: u64) -> anyhow::Result<bool> {
-        let these = words::count(goes, "event");
-        let agreed = self.terms.consent.to(format!("Put {these} back?")).await?;
+    /// What whoever gave these flags may have meant and did not choose.
+    async fn tell_of_what_is_left_out(
+        &self,
+        queue: &Queue,
+        planned: &[Planned],
+    ) -> anyhow::Result<()> {
+        let choosing = &self.terms.choosing;
+        if planned.is_empty()
+            && let Some(hint) = choice::hint_of_reply(queue, &choosing.choice).await?
+        {
+            words::tell(hint);
+        }
+        if let Some(hint) = choosing.hint_of_letters_of_older_events(queue).await? {
+            words::tell(hint);
+        }
+        Ok(())
+    }
+
+    async fn agreed(&self, planned: &[Planned]) -> anyhow::Result<bool> {
+        let agreed = self.terms.consent.to(question(planned, &self.wish)).await?;
         if !agreed {
             words::tell("Nothing was changed.");
         }
@@ -201,10 +221,12 @@ impl Errand {
                 "{left} are gone: taken or put back by somebody else, or forgotten by the archive"
             )
         });
-        if is_broken_off && !matches!(left, Ok(0)) {
+        let all_done = matches!(left, Ok(0));
+        if is_broken_off && !all_done {
             words::tell(self.how_to_go_on());
         }
-        Ok(left? == 0)
+        left?;
+        Ok(all_done)
     }
 
     fn print(&self, event: &Planned) -> io::Result<()> {
@@ -265,8 +287,11 @@ impl Putting<'_> {
         while let Some((found, event)) = self.run.prepare(bodies.next()).await?? {
             self.run.turn().await?;
             let deed = deeds.get(&found.id).copied().context("it was planned")?;
-            if deed == Deed::Again && self.others.have_begun_anew(self.queue, &found).await? {
-                continue;
+            if deed == Deed::Again {
+                let looking = self.others.have_begun_anew(self.queue, &found);
+                if self.run.prepare(looking).await?? {
+                    continue;
+                }
             }
             let put_back = self.run.finish(self.put_one_back(&found, deed, event));
             put_back.await?.context(NOT_TAKEN)?;
@@ -306,7 +331,7 @@ impl Putting<'_> {
         // To overrule the doubt about others would be to invite a second reply.
         let (doubtful, others): (Vec<_>, Vec<_>) = letters
             .into_iter()
-            .partition(|event| self.errand.wish.again.is_some() && event.is_doubtful());
+            .partition(|event| !self.errand.wish.looks_first() && event.is_doubtful());
         for (again, events) in [(true, doubtful), (false, others)] {
             let verdict = Verdict::Retry {
                 reason: self.errand.reason.clone(),
@@ -400,9 +425,8 @@ fn before(time: Timestamp) -> Timestamp {
 }
 
 /// What will happen, in sentences.
-fn sums(planned: &[Planned], again: bool) -> Vec<String> {
-    let number =
-        |fits: &dyn Fn(&Planned) -> bool| planned.iter().filter(|event| fits(event)).count() as u64;
+fn sums(planned: &[Planned], wish: &Wish) -> Vec<String> {
+    let number = |fits: &dyn Fn(&Planned) -> bool| number(planned, fits);
     let mut sentences = Vec::new();
     if planned.is_empty() {
         return sentences;
@@ -419,13 +443,10 @@ fn sums(planned: &[Planned], again: bool) -> Vec<String> {
     }
     let doubtful = number(&Planned::is_doubtful);
     if doubtful > 0 {
-        let effect = match again {
-            true => {
-                "uncertain replies to be posted WITHOUT LOOKING: one that is in its room already is said twice"
-            }
-            false => {
-                "uncertain replies to be looked for in their rooms, and posted if certainly not there"
-            }
+        let effect = if wish.looks_first() {
+            "uncertain replies to be looked for in their rooms, and posted if certainly not there"
+        } else {
+            "uncertain replies to be posted WITHOUT LOOKING: one that is in its room already is said twice"
         };
         sentences.push(format!("{doubtful:>7} {effect}"));
     }
@@ -445,13 +466,53 @@ fn sums(planned: &[Planned], again: bool) -> Vec<String> {
         sentences.push(format!("{count:>7} skipped: {kind}"));
     }
     let asked = number(&Planned::may_ask);
+    let again = number(&Planned::is_second_reply);
     if asked > 0 {
+        let once = match again {
+            0 => " What turns out to be answered is not answered twice.",
+            again if again < asked => " What else turns out to be answered is not answered twice.",
+            _ => "",
+        };
         sentences.push(format!(
-            "SimSimi may be asked {}, which is paid for. What turns out to be answered is not answered twice.",
+            "SimSimi may be asked {}, which is paid for.{once}",
             words::count(asked, "time")
         ));
     }
     sentences
+}
+
+fn number(planned: &[Planned], fits: impl Fn(&Planned) -> bool) -> u64 {
+    planned.iter().filter(|event| fits(event)).count() as u64
+}
+
+/// What is to be agreed to: a second reply is named as such.
+fn question(planned: &[Planned], wish: &Wish) -> String {
+    let goes = number(planned, |event| event.decision.is_ok());
+    let again = number(planned, Planned::is_second_reply);
+    let unlooked = match wish.looks_first() {
+        true => 0,
+        false => number(planned, Planned::is_doubtful),
+    };
+    if again == goes {
+        return format!("Say a SECOND REPLY to {}?", words::count(again, "message"));
+    }
+    if unlooked == goes {
+        return match unlooked {
+            1 => "Post 1 uncertain reply WITHOUT LOOKING?".to_owned(),
+            many => format!("Post {many} uncertain replies WITHOUT LOOKING?"),
+        };
+    }
+    let these = words::count(goes, "event");
+    let parts = [
+        (again, "to be answered with a SECOND REPLY"),
+        (unlooked, "to be posted WITHOUT LOOKING"),
+    ];
+    let parts = parts.iter().filter(|(count, _)| *count > 0);
+    let parts: Vec<String> = parts.map(|(count, how)| format!("{count} {how}")).collect();
+    match &parts[..] {
+        [] => format!("Put {these} back?"),
+        parts => format!("Put {these} back, of them {}?", parts.join(" and ")),
+    }
 }
 
 fn effect(deed: Deed) -> &'static str {
@@ -470,5 +531,132 @@ fn effect(deed: Deed) -> &'static str {
         Deed::Close => {
             "to be ended as duplicates, their dead letters dropped: other events answer their messages"
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chickwork_queue::job::{Cause, Step};
+
+    use super::super::found::tests::found;
+    use super::*;
+    use crate::filter::tests::a_letter;
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(2_000_000_000).expect("a time")
+    }
+
+    fn wish(again: Option<Timestamp>) -> Wish {
+        Wish {
+            again,
+            is_named_round: false,
+            ignore_age: false,
+            max_age: Duration::from_secs(3600),
+            states: Vec::new(),
+            now: now(),
+        }
+    }
+
+    fn planned(deed: Deed) -> Planned {
+        Planned {
+            found: found("5", now()),
+            decision: Ok(deed),
+        }
+    }
+
+    async fn uncertain_reply() -> Planned {
+        let mut planned = planned(Deed::Retry);
+        let letter = a_letter().await;
+        planned.found.letter = Some(Box::new(DeadLetter {
+            cause: Cause::Uncertain,
+            step: Step::Post,
+            ..letter
+        }));
+        planned
+    }
+
+    #[tokio::test]
+    async fn what_is_agreed_to_is_named() {
+        let uncertain = uncertain_reply().await;
+        let of = |deeds: &[Deed], doubtful: usize| {
+            let events = deeds.iter().copied().map(planned);
+            let doubtful = std::iter::repeat_n(uncertain.clone(), doubtful);
+            let skipped = Planned {
+                decision: Err(Skip::Answered),
+                ..planned(Deed::PutBack)
+            };
+            let all = events.chain(doubtful).chain([skipped]);
+            all.collect::<Vec<_>>()
+        };
+        use Deed::{Again, Owed, PutBack};
+        let (plain, again) = (wish(None), wish(Some(now())));
+        for (events, wish, expected) in [
+            (of(&[PutBack], 0), &plain, "Put 1 event back?"),
+            (of(&[PutBack], 1), &plain, "Put 2 events back?"),
+            (of(&[Again], 0), &again, "Say a SECOND REPLY to 1 message?"),
+            (
+                of(&[Again, Owed], 0),
+                &again,
+                "Say a SECOND REPLY to 2 messages?",
+            ),
+            (
+                of(&[], 2),
+                &again,
+                "Post 2 uncertain replies WITHOUT LOOKING?",
+            ),
+            (
+                of(&[Again, PutBack], 1),
+                &again,
+                "Put 3 events back, of them 1 to be answered with a SECOND REPLY and 1 to be posted WITHOUT LOOKING?",
+            ),
+            (
+                of(&[Owed, PutBack], 1),
+                &plain,
+                "Put 3 events back, of them 1 to be answered with a SECOND REPLY?",
+            ),
+        ] {
+            assert_eq!(question(&events, wish), expected);
+        }
+    }
+
+    #[test]
+    fn a_second_reply_is_not_said_to_be_none() {
+        use Deed::{Again, PutBack};
+        for (deeds, expected) in [
+            (
+                &[PutBack][..],
+                " What turns out to be answered is not answered twice.",
+            ),
+            (
+                &[PutBack, Again],
+                " What else turns out to be answered is not answered twice.",
+            ),
+            (&[Again], ""),
+        ] {
+            let planned: Vec<_> = deeds.iter().copied().map(planned).collect();
+            let said = sums(&planned, &wish(Some(now())));
+            let costs = said.last().expect("it may be asked about");
+            assert!(
+                costs.ends_with(&format!("which is paid for.{expected}")),
+                "{costs}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn an_uncertain_reply_is_looked_for_unless_it_is_to_be_said_again() {
+        let uncertain = uncertain_reply().await;
+        assert_eq!(
+            uncertain.says(&wish(None)),
+            "uncertain reply looked for, then posted"
+        );
+        assert_eq!(
+            uncertain.says(&wish(Some(now()))),
+            "uncertain reply posted WITHOUT LOOKING"
+        );
+        assert_eq!(
+            planned(Deed::Retry).says(&wish(None)),
+            "dead letter put back"
+        );
     }
 }

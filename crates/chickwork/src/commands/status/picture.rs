@@ -28,6 +28,8 @@ pub(super) struct Picture {
     pub(super) max_age: Duration,
     /// Why the queue cannot be used. Something may be seen in it nevertheless.
     pub(super) down: Option<String>,
+    /// That is because of this command, which looks at another place or may not look: the bot may do well.
+    pub(super) looked_in_vain: bool,
     pub(super) reports: Option<Vec<Report>>,
     pub(super) depths: Option<Vec<Depth>>,
     pub(super) unfinished: Option<Unfinished>,
@@ -151,7 +153,12 @@ impl Picture {
             };
         }
         if let Some(why) = &self.down {
-            return vec![format!("the queue cannot be used: {why}")];
+            let what = if self.looked_in_vain {
+                "how the bot is cannot be told"
+            } else {
+                "the queue cannot be used"
+            };
+            return vec![format!("{what}: {why}")];
         }
         if self.reports.is_none() {
             return vec!["it could not be seen whether anybody works".to_owned()];
@@ -198,6 +205,9 @@ impl Picture {
         let mut lines = Vec::new();
         if troubles.is_empty() {
             lines.push("The bot works.".to_owned());
+        } else if let Some(why) = self.down.as_ref().filter(|_| self.looked_in_vain) {
+            let why = words::sentence(why);
+            lines.push(format!("How the bot is cannot be told: {why}"));
         } else {
             lines.push("The bot does not work:".to_owned());
             let troubles = troubles.iter().map(|trouble| words::sentence(trouble));
@@ -932,6 +942,24 @@ mod tests {
         };
         assert_eq!(down.troubles(), ["the queue cannot be used: it is away"]);
         assert_eq!(down.json()["processes"], Value::Null);
+
+        let in_vain = Picture {
+            looked_in_vain: true,
+            depths: None,
+            ..down
+        };
+        assert_eq!(
+            in_vain.lines(),
+            [
+                "How the bot is cannot be told: it is away.",
+                "Queue: /var/lib/chickwork.db.",
+            ]
+        );
+        assert_eq!(
+            in_vain.troubles(),
+            ["how the bot is cannot be told: it is away"]
+        );
+        assert_eq!(in_vain.json()["works"], false);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use deadpool_lapin::lapin;
 use jiff::{SignedDuration, Timestamp};
 use lapin::message::Delivery;
 
-use super::super::letters::Acts;
+use super::super::letters::{Note, Noted, Notes};
 use super::super::stream::{CLOCKS_DIFFER, From};
 use super::super::{Broker, BrokerError, wire};
 use super::{End, Go, Streams, archived, earlier, end_of, id, outcome};
@@ -26,12 +26,13 @@ const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(1);
 /// So long after its own time it is looked for there, and then again from earlier on: it may have waited
 /// in a spool, or be where another clock says.
 const NEAR: SignedDuration = SignedDuration::from_secs(5);
-/// Several events about one message come soon after each other: so much more is read after the first, in
-/// time and in messages.
+/// Several events about one message come soon after each other: the archive is read on so long after the
+/// first, and so many messages at least.
 const BESIDE: SignedDuration = SignedDuration::from_mins(10);
-const BESIDE_AT_MOST: u32 = 20_000;
-/// From what the outcomes say of what happens to what the log of dead letters says.
-const ACT_TAKES: SignedDuration = SignedDuration::from_secs(3);
+const BESIDE_AT_LEAST: u32 = 20_000;
+/// So far apart are the note of something in the log of dead letters and its outcome: stores and
+/// acknowledgements that take their time.
+const NOTE_TAKES: SignedDuration = SignedDuration::from_secs(10);
 /// Once an event has come to an end, so much more is read of the outcomes, in lines, before it is looked
 /// whether it has been quiet about it for [`BESIDE`]; and so much at most, where very much is going on.
 const QUIET_LINES: u32 = 1_000;
@@ -47,6 +48,15 @@ pub(super) enum Clocks {
 }
 
 impl Clocks {
+    /// When it began that the first of these events was received, by whichever clock is behind: a message
+    /// was sent by the time in its id, if it was found near that.
+    fn begun(self, received: Timestamp, whom: &Whom) -> Timestamp {
+        match (self, whom.time()) {
+            (Self::Differ(CLOCKS_AGREE), Some(time)) => received.min(time),
+            _ => received,
+        }
+    }
+
     /// From where on to read what became of an event that was received at this time.
     fn since(self, received: Timestamp) -> From {
         match self {
@@ -65,7 +75,7 @@ impl Broker {
     ) -> Result<(Option<Event>, Clocks), BrokerError> {
         let whom = Whom::Event(id);
         let about = About::new(&whom);
-        let (events, clocks) = self.find_events(streams, &about).await?;
+        let (events, clocks) = self.find_events(streams, &about, Reach::End).await?;
         Ok((events.into_iter().next(), clocks))
     }
 
@@ -114,7 +124,7 @@ impl Broker {
         let outcomes = self.names().outcomes();
         // At once, as it takes a while until a stream that is empty is known to be.
         let ((events, clocks), end, log) = tokio::try_join!(
-            self.find_events(&streams, &about),
+            self.find_events(&streams, &about, reach),
             end_of(self, &outcomes),
             self.log_of_letters(reach),
         )?;
@@ -138,8 +148,9 @@ impl Broker {
         let received = found.events.iter().map(|event| event.received_at).min();
         match (received, about.looked_for_from()) {
             (Some(received), _) => {
-                let acts = self.acts(&streams, log, &telling.ids, received).await?;
-                telling.by_acts((received, clocks), acts).await?;
+                let begun = clocks.begun(received, about.whom);
+                let notes = self.notes(&streams, log, &telling.ids, begun).await?;
+                telling.by_notes(begun, clocks, notes).await?;
             }
             (None, Some(time)) => {
                 let read_from = telling.all_since(From::Time(time), end.next()).await?;
@@ -168,15 +179,14 @@ impl Broker {
         }
     }
 
-    /// When something more happened to these events, oldest first, as the log of dead letters has it;
-    /// `None`: it is not asked.
-    async fn acts(
+    /// What the log of dead letters notes of these events, oldest first; `None`: it is not asked.
+    async fn notes(
         &self,
         streams: &Streams,
         log: Log,
         ids: &HashSet<EventId>,
         since: Timestamp,
-    ) -> Result<Option<Vec<Timestamp>>, BrokerError> {
+    ) -> Result<Option<Vec<Note>>, BrokerError> {
         let end = match log {
             Log::Unused => return Ok(None),
             Log::Empty => return Ok(Some(Vec::new())),
@@ -187,14 +197,13 @@ impl Broker {
         let Some(from) = streams.first_at(&letters, since, end).await? else {
             return Ok(Some(Vec::new()));
         };
-        let mut acts = Acts::about(ids);
+        let mut notes = Notes::about(ids);
         let between = streams.between(&letters, (from, end.next()), |line| {
-            acts.take_in(&line);
+            notes.take_in(&line);
             Go::On
         });
         between.await?;
-        acts.at.sort_unstable();
-        Ok(Some(acts.at))
+        Ok(Some(notes.in_order()))
     }
 
     /// The events, and how their clocks stand to the broker's.
@@ -202,6 +211,7 @@ impl Broker {
         &self,
         streams: &Streams,
         about: &About<'_>,
+        reach: Reach,
     ) -> Result<(Vec<Event>, Clocks), BrokerError> {
         let nothing = (Vec::new(), Clocks::Differ(CLOCKS_DIFFER));
         if !self.keeps_archive() {
@@ -216,6 +226,7 @@ impl Broker {
             archive: &archive,
             end,
             about,
+            reach,
         };
         search.run().await
     }
@@ -237,6 +248,7 @@ struct Search<'a> {
     archive: &'a str,
     end: End,
     about: &'a About<'a>,
+    reach: Reach,
 }
 
 impl Search<'_> {
@@ -318,7 +330,8 @@ impl Search<'_> {
                     beside += 1;
                     let is_later =
                         |dated: Timestamp| dated.duration_since(found.received_at) > BESIDE;
-                    beside > BESIDE_AT_MOST || dated.is_some_and(is_later)
+                    let is_far = beside > BESIDE_AT_LEAST && dated.is_some_and(is_later);
+                    is_far && self.reach == Reach::Ended
                 }
                 None => {
                     read.is_given_up = until.zip(dated).is_some_and(|(until, dated)| dated > until);
@@ -373,74 +386,102 @@ impl Telling<'_> {
     }
 
     /// Reads from the receipt on until all events have come to an end, and a while longer, and likewise
-    /// from everything on that is known to have happened to them: days later there is mostly nothing in
-    /// between. Where nobody knows that, it is read to the end; and so it is where an event has come to
-    /// none, or was given up and nobody knows what became of its letter.
-    async fn by_acts(
+    /// from everything on that is noted of them: days later there is mostly nothing in between. Without
+    /// notes it is read to the end; and so it is where an event has come to none, was given up and nobody
+    /// knows what became of its letter, or where something is noted that is not found.
+    async fn by_notes(
         &mut self,
-        (received, clocks): (Timestamp, Clocks),
-        acts: Option<Vec<Timestamp>>,
+        begun: Timestamp,
+        clocks: Clocks,
+        notes: Option<Vec<Note>>,
     ) -> Result<(), BrokerError> {
         let to = self.end.next();
-        let (Some(acts), Clocks::Differ(clocks_differ)) = (acts, clocks) else {
-            self.all_since(clocks.since(received), to).await?;
+        let (Some(notes), Clocks::Differ(by)) = (notes, clocks) else {
+            self.all_since(clocks.since(begun), to).await?;
             return Ok(());
         };
-        let mut read_to = 0;
-        let mut stopped_at = None;
-        let acts = acts.into_iter().map(|act| (act, CLOCKS_DIFFER));
-        for (begun, clocks_differ) in std::iter::once((received, clocks_differ)).chain(acts) {
-            if self.is_act_told(begun) {
+        let first = self.first_at(earlier(begun, by)).await?;
+        let (mut read_to, mut stopped_at) = self.until_quiet(first, begun).await?;
+        let receipt = self.told.first().map(|outcome| &outcome.what);
+        if by < CLOCKS_DIFFER && !matches!(receipt, Some(What::Received { .. })) {
+            // What came before may have been stored before, by other clocks than were taken for right.
+            let told = std::mem::take(&mut self.told);
+            self.all_since(From::Time(begun), first).await?;
+            self.told.extend(told);
+        }
+        let mut is_missed = false;
+        for note in notes {
+            if self.is_told(note) {
                 continue;
             }
-            let from = From::Time(earlier(begun, clocks_differ));
-            let Some(from) = self.streams.first_at(self.outcomes, from, self.end).await? else {
-                break;
-            };
+            let from = self.first_at(earlier(note.at, CLOCKS_DIFFER)).await?;
             let from = from.max(read_to);
             if from > read_to {
                 self.read_until = self.read_until.or(stopped_at);
             }
-            stopped_at = None;
-            let mut quiet = Quiet::since(begun);
-            let mut reached = from;
-            // What is to come is behind what was told before.
-            let told_before = self.told.len();
-            let between = self.streams.between(self.outcomes, (from, to), |delivery| {
-                reached += 1;
-                if let Some(outcome) = self.about.outcome(&delivery, &self.ids) {
-                    quiet = Quiet::since(outcome.at.max(begun));
-                    self.told.push(outcome);
-                }
-                let is_told = self.told.len() > told_before;
-                if quiet.is_long(&delivery) && is_told && self.have_ended() {
-                    stopped_at = Some(wire::dated(&delivery.properties).unwrap_or(quiet.since));
-                    Go::Stop
-                } else {
-                    Go::On
-                }
-            });
-            between.await?;
-            // By the count of what was read, as offsets have gaps: not too far in any case.
-            read_to = read_to.max(reached);
+            let told = self.told.len();
+            (read_to, stopped_at) = self.until_quiet(from, note.at).await?;
+            is_missed |= self.told.len() == told;
         }
         self.read_until = self.read_until.or(stopped_at);
-        if self.read_until.is_some() && !self.have_ended() {
+        if self.read_until.is_some() && (is_missed || !self.have_ended()) {
             // What was passed over may tell how it went on.
             (self.read_until, self.told) = (None, Vec::new());
-            self.all_since(From::Time(received), to).await?;
+            self.all_since(From::Time(begun), to).await?;
         }
         Ok(())
     }
 
-    /// Whether what happened at this time, as the log of dead letters has it, was come upon already.
-    fn is_act_told(&self, at: Timestamp) -> bool {
+    /// The first that was stored at this time or later; the end, if none was.
+    async fn first_at(&self, time: Timestamp) -> Result<i64, BrokerError> {
+        let from = From::Time(time);
+        let first = self.streams.first_at(self.outcomes, from, self.end).await?;
+        Ok(first.unwrap_or(self.end.next()))
+    }
+
+    /// Reads on from this offset, as something happened then, until something is told, all events have come
+    /// to an end, and it is quiet about them. Tells up to which offset, and at which time, if that is not
+    /// the end.
+    async fn until_quiet(
+        &mut self,
+        from: i64,
+        begun: Timestamp,
+    ) -> Result<(i64, Option<Timestamp>), BrokerError> {
+        let to = self.end.next();
+        let mut stopped_at = None;
+        let mut quiet = Quiet::since(begun);
+        let mut reached = from;
+        let told_before = self.told.len();
+        let between = self.streams.between(self.outcomes, (from, to), |delivery| {
+            // By the count of what was read, as offsets have gaps: not too far in any case.
+            reached += 1;
+            if let Some(outcome) = self.about.outcome(&delivery, &self.ids) {
+                quiet = Quiet::since(outcome.at.max(begun));
+                self.told.push(outcome);
+            }
+            let is_told = self.told.len() > told_before;
+            if quiet.is_long(&delivery) && is_told && self.have_ended() {
+                stopped_at = Some(wire::dated(&delivery.properties).unwrap_or(quiet.since));
+                Go::Stop
+            } else {
+                Go::On
+            }
+        });
+        between.await?;
+        Ok((reached, stopped_at))
+    }
+
+    /// Whether what is noted was come upon already.
+    fn is_told(&self, note: Note) -> bool {
         let is_it = |outcome: &Outcome| {
-            let is_act = matches!(
-                outcome.what,
-                What::Dead { .. } | What::Replayed { .. } | What::Dropped { .. }
-            );
-            is_act && outcome.at.duration_until(at).abs() <= ACT_TAKES
+            let fits = match note.what {
+                Noted::Buried => matches!(outcome.what, What::Dead { .. }),
+                Noted::Taken => {
+                    matches!(outcome.what, What::Replayed { .. } | What::Dropped { .. })
+                }
+                Noted::PutBack => matches!(outcome.what, What::Replayed { .. }),
+            };
+            fits && outcome.id == note.id && outcome.at.duration_until(note.at).abs() <= NOTE_TAKES
         };
         self.told.iter().any(is_it)
     }

@@ -281,6 +281,10 @@ impl Back {
             self.piece = self
                 .read_outcomes_from(from, &outcomes, chosen, others)
                 .await?;
+            if from == first {
+                // Not a whole one, so it shows nothing about what lies before it.
+                self.piece.newest = Timestamp::MAX;
+            }
         }
         Ok(())
     }
