@@ -27,9 +27,10 @@ const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(1);
 /// in a spool, or be where another clock says.
 const NEAR: SignedDuration = SignedDuration::from_secs(5);
 /// Several events about one message come soon after each other: the archive is read on so long after the
-/// first, and so many messages at least.
+/// first, and so many messages at least, and at most, however many come in that time.
 const BESIDE: SignedDuration = SignedDuration::from_mins(10);
 const BESIDE_AT_LEAST: u32 = 20_000;
+const BESIDE_AT_MOST: u32 = 5 * BESIDE_AT_LEAST;
 /// So far apart are the note of something in the log of dead letters and its outcome: stores and
 /// acknowledgements that take their time.
 const NOTE_TAKES: SignedDuration = SignedDuration::from_secs(10);
@@ -331,7 +332,7 @@ impl Search<'_> {
                     let is_later =
                         |dated: Timestamp| dated.duration_since(found.received_at) > BESIDE;
                     let is_far = beside > BESIDE_AT_LEAST && dated.is_some_and(is_later);
-                    is_far && self.reach == Reach::Ended
+                    (is_far || beside > BESIDE_AT_MOST) && self.reach == Reach::Ended
                 }
                 None => {
                     read.is_given_up = until.zip(dated).is_some_and(|(until, dated)| dated > until);
