@@ -861,6 +861,36 @@ pub(crate) async fn the_stories_of_a_message_are_those_of_every_event_about_it(
     Ok(())
 }
 
+pub(crate) async fn the_stories_of_a_message_begin_with_its_first_event_whatever_the_clocks_say(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    /// Whoever sends is ahead of whoever stores, by so much.
+    const AHEAD: Duration = Duration::from_secs(3);
+    let (queue, looking) = (stage.queue().await?, looking(&stage).await?);
+    let message = sent(-SignedDuration::try_from(AHEAD)?)?;
+    let about = |number: u32, late: SignedDuration| {
+        anyhow::Ok(Event {
+            message_id: Some(message.clone()),
+            ..received(number, -late)?
+        })
+    };
+    let first = about(1, SignedDuration::ZERO)?;
+    archive(&queue, &first).await?;
+    // The time at which it was sent has to come, by the clock of whoever stores.
+    tokio::time::sleep(AHEAD + Duration::from_secs(1)).await;
+    let second = about(2, SignedDuration::from_secs(60))?;
+    archive(&queue, &second).await?;
+    let whom = Whom::Message {
+        room: first.room_id,
+        message: message.clone(),
+        bot: None,
+    };
+    let found = stories(&looking, &whom).await?;
+    let found: Vec<_> = found.iter().map(|story| story.id).collect();
+    ensure!(found == [first.id, second.id], "{found:?}");
+    Ok(())
+}
+
 pub(crate) async fn a_story_is_told_of_what_is_not_in_the_archive(
     stage: Stage,
 ) -> anyhow::Result<()> {

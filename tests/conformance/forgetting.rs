@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use chickwork_chatwork::id::RoomId;
+use chickwork_chatwork::id::{MessageId, RoomId};
 use chickwork_queue::event::Event;
 use chickwork_queue::events::{Reach, Standing, Whom};
 use chickwork_queue::purge::Whose;
@@ -130,26 +130,42 @@ fn of_lines_of_a_newer_release_the_words_are_forgotten_and_what_is_nobodys_is_co
             file.execute("INSERT INTO outcomes (at, outcome) VALUES (0, ?1)", [line])
                 .map(drop)
         };
-        let line = |room: u64, rest: &str| {
+        let line = |room: u64, message: &str, rest: &str| {
             let id = an_event(1).id;
             format!(
-                r#"{{"v":2,"at":"2026-11-24T09:00:00Z","id":"{id}","bot":"bot","room_id":{room},"message_id":"7",{rest}}}"#
+                r#"{{"v":2,"at":"2026-11-24T09:00:00Z","id":"{id}","bot":"bot","room_id":{room},"message_id":"{message}",{rest}}}"#
             )
         };
         tell(line(
             5,
+            "7",
             r#""what":"sung","song":"hush 1","by":"ear","notes":["hush 2"]"#,
         ))?;
         tell(line(
             5,
+            "8",
             r#""what":"ignored","reason":"own","said":"hush 3""#,
         ))?;
-        tell(line(6, r#""what":"sung","song":"another's""#))?;
+        tell(line(6, "7", r#""what":"sung","song":"another's""#))?;
         let whose = Whose {
             room: RoomId(5),
             messages: Vec::new(),
             bot: None,
         };
+        for (messages, texts) in [
+            (&["7"][..], 1),
+            (&["8", "7"], 2),
+            (&["9", "8"], 1),
+            (&["9"], 0),
+        ] {
+            let messages = messages.iter().map(|message| MessageId::new(*message));
+            let of_messages = Whose {
+                messages: messages.collect::<Result<_, _>>()?,
+                ..whose.clone()
+            };
+            let kept = queue.kept_of(&of_messages, || {}).await?;
+            ensure!(kept.texts == texts, "{of_messages:?}: {kept:?}");
+        }
         let kept = queue.kept_of(&whose, || {}).await?;
         ensure!((kept.texts, kept.nobodys) == (2, 0), "{kept:?}");
         let purged = queue
@@ -165,7 +181,7 @@ fn of_lines_of_a_newer_release_the_words_are_forgotten_and_what_is_nobodys_is_co
         ensure!((kept.texts, kept.nobodys) == (0, 0), "{kept:?}");
 
         tell("no JSON".to_owned())?;
-        tell(line(5, r#""what":"sung""#).replace("room_id", "room"))?;
+        tell(line(5, "7", r#""what":"sung""#).replace("room_id", "room"))?;
         let kept = queue.kept_of(&whose, || {}).await?;
         ensure!((kept.texts, kept.nobodys) == (0, 2), "{kept:?}");
         Ok(())

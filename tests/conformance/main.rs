@@ -137,6 +137,7 @@ conformance! {
             what_a_person_did_about_an_event_much_later_is_told,
             a_story_is_read_to_its_end_and_little_further,
             the_stories_of_a_message_are_those_of_every_event_about_it,
+            the_stories_of_a_message_begin_with_its_first_event_whatever_the_clocks_say,
             a_story_is_told_of_what_is_not_in_the_archive,
             events_are_listed_to_an_end_while_others_write,
             more_events_than_are_held_at_once_are_listed_in_order,

@@ -391,7 +391,9 @@ pub(super) async fn what_nobody_has_heard_of_is_told_with_what_to_try(
     let words = ["export", &event.id.to_string(), &nobody.to_string()];
     let export = run(events(&stage, &words)?).await?;
     assert_eq!((export.code, export.out.lines().count()), (Some(1), 1));
-    let missing = format!("There is no such event: {nobody}.\n1 event exported.");
+    let missing = format!(
+        "There is no such event, or these flags do not choose it: {nobody}.\n1 event exported."
+    );
     assert!(export.err.contains(&missing), "{export:?}");
     // And where nothing is kept that is said.
     let mut list = events(&stage, &["list", "--room", "5"])?;

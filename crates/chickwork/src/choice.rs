@@ -66,7 +66,8 @@ pub(crate) fn flags() -> [Arg; 11] {
         flag("sender", "ID", "Only of messages that this account wrote")
             .value_parser(value_parser!(u64)),
         flag("text", "TEXT", "Only if the message contains this, as it was written or as `events list` shows it, in capitals or not")
-            .allow_hyphen_values(true),
+            .allow_hyphen_values(true)
+            .value_parser(text),
         flag("bot", "NAME", "Only of this bot").value_parser(bot),
         flag("state", "STATE", "Only if this is what became of it; may be repeated, or several with commas")
             .value_delimiter(',')
@@ -102,9 +103,7 @@ pub(crate) fn of(flags: &ArgMatches, now: Timestamp) -> Choice {
         event_type: flags.get_one("type").cloned(),
         bot: flags.get_one("bot").cloned(),
         sender: flags.get_one("sender").copied().map(AccountId),
-        text: flags
-            .get_one::<String>("text")
-            .map(|text| Sought::new(text)),
+        text: flags.get_one("text").cloned(),
         standings: states(flags),
     }
 }
@@ -118,6 +117,15 @@ pub(crate) fn states(flags: &ArgMatches) -> Vec<Standing> {
 /// How many are wanted at most, if that was said.
 pub(crate) fn limit(flags: &ArgMatches) -> Option<u64> {
     flags.get_one("limit").copied()
+}
+
+/// A text to look for on the command line.
+fn text(text: &str) -> Result<Sought, String> {
+    let sought = Sought::new(text);
+    if sought.is_empty() {
+        return Err("has nothing in it to look for".to_owned());
+    }
+    Ok(sought)
 }
 
 /// A message on the command line, with its room where that was said.

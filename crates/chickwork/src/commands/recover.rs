@@ -583,7 +583,6 @@ impl Errand {
     }
 }
 
-/// What is said of a room that was not seen as far back as was asked for.
 /// What came in is not missed, but may be lost.
 fn tell_of_those_without_end(without_end: WithoutEnd) {
     for sentence in of_those_without_end(without_end) {
@@ -614,6 +613,7 @@ fn of_those_without_end(WithoutEnd { lost, open }: WithoutEnd) -> Vec<String> {
     sentences
 }
 
+/// What is said of a room that was not seen as far back as was asked for.
 fn reach_note(place: &Place, reach: Reach) -> Option<String> {
     let room = place.shown();
     Some(match reach {

@@ -366,7 +366,9 @@ fn tell_of_missing(named: &[EventId], found: &[Found]) -> bool {
     let found: HashSet<EventId> = found.iter().map(|event| event.id).collect();
     let missing: Vec<_> = named.iter().filter(|id| !found.contains(id)).collect();
     for id in &missing {
-        words::tell(format_args!("There is no such event: {id}."));
+        words::tell(format_args!(
+            "There is no such event, or these flags do not choose it: {id}."
+        ));
     }
     missing.is_empty()
 }

@@ -372,7 +372,12 @@ impl Broker {
             return;
         }
         let line = self.line(dead::naming(&put_back(id), GONE), Vec::new());
-        if let Err(error) = self.store(&line).await {
+        let Err(error) = self.store(&line).await else {
+            return;
+        };
+        if matches!(error, BrokerError::Returned(_)) || says_that_there_is_no_log(&error) {
+            log::debug!("the log of dead letters cannot be used: {error}");
+        } else {
             log::warn!(
                 "the log of dead letters does not take that {id} is put back, so events show may need --to-the-end: {error}"
             );

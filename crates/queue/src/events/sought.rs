@@ -14,6 +14,11 @@ impl Sought {
         Self(folded(text))
     }
 
+    /// Whether nothing is left to look for.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether it is in a message, as that was written or as people are shown it.
     pub(crate) fn is_in_message(&self, body: &str) -> bool {
         self.is_in(body) || self.is_in(&what_was_said(body, &[]))

@@ -145,7 +145,9 @@ impl Errand {
         // Those beyond a limit were not looked for.
         missing.retain(|_| self.limit.is_none_or(|limit| count < limit));
         for id in &missing {
-            words::tell(format_args!("There is no such event: {id}."));
+            words::tell(format_args!(
+                "There is no such event, or these flags do not choose it: {id}."
+            ));
         }
         match self.target {
             // Then that is said.

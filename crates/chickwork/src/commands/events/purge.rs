@@ -45,7 +45,8 @@ and the dead letters. What became of each event stays known, without words, so
 nothing is answered twice and `audit` can explain it. An event that came to no end
 is said beforehand, and counts as dropped then: look at `audit --requeue` first.
 What still waits to be answered is left: run this again once it was. A message and the
-bot's replies to it are forgotten together, whichever of them is named.
+bot's replies to it are forgotten together, whichever of them is named. Only a reply whose
+id Chatwork did not tell is not known by it: name what it answers, or the room.
 
 On a file it is gone from the disk. For that the file is written anew at last, as older
 releases left in it what they deleted: nobody else can write to it meanwhile, so it is

@@ -74,9 +74,10 @@ pub(super) async fn exchange(
     let answered = replies
         .iter()
         .find(|(_, reply)| *reply == message)
-        .map_or(message, |(answered, _)| answered.clone());
+        .map_or_else(|| message.clone(), |(answered, _)| answered.clone());
     let mut its_replies: Vec<MessageId> = Vec::new();
-    for (_, reply) in replies.into_iter().filter(|(to, _)| *to == answered) {
+    let is_among_them = |to: &MessageId| *to == answered || *to == message;
+    for (_, reply) in replies.into_iter().filter(|(to, _)| is_among_them(to)) {
         // Found by looking, it is told of twice.
         if !its_replies.contains(&reply) {
             its_replies.push(reply);

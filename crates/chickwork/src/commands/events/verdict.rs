@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 pub(super) use self::doubt::Doubt;
 use self::doubt::Of;
-use self::replies::{ELSEWHERE, Replied, replied};
+use self::replies::{Replied, replied};
 use crate::commands::dead::cause;
 use crate::{telling, words};
 
@@ -107,7 +107,7 @@ fn waiting(story: &Story, now: Timestamp) -> Verdict {
         Opening::of(story, again, "No reply yet:")
     };
     let mut because = opening.because;
-    because.extend((doubt.of == Some(Of::Elsewhere)).then(|| ELSEWHERE.to_owned()));
+    because.extend(doubt.explained());
     Verdict {
         answer: format!("{} {}", opening.words, where_it_is(story, &doubt, now)),
         because,
@@ -243,11 +243,24 @@ fn ignored(story: &Story) -> Verdict {
         ),
         _ => ("nothing was to be said.", None),
     };
-    let again = "Asked to reply again, it did not, and none was due";
-    let opening = Opening::of(story, again, "No reply, and none was due");
+    let doubt = Doubt::after(story);
+    let (again, otherwise) = if doubt.is_open() {
+        (
+            "Asked to reply again, perhaps it did, though none was due",
+            "Perhaps: nobody knows whether a reply is in the room, though none was due",
+        )
+    } else {
+        (
+            "Asked to reply again, it did not, and none was due",
+            "No reply, and none was due",
+        )
+    };
+    let opening = Opening::of(story, again, otherwise);
+    let mut because = opening.because;
+    because.extend(doubt.explained());
     Verdict {
         answer: format!("{} ({reason}): {answer}", opening.words),
-        because: opening.because,
+        because,
         next: next.into_iter().collect(),
     }
 }
@@ -293,19 +306,23 @@ fn dead(story: &Story) -> Verdict {
         error,
         at,
     } = given_up;
-    let opening = match cause {
-        Cause::Uncertain => Opening::of(
+    // Whatever it was given up for, a post before that may have arrived.
+    let doubt = Doubt::after(story);
+    let opening = if cause == Cause::Uncertain || doubt.is_open() {
+        Opening::of(
             story,
             "Asked to reply again, perhaps it did: nobody knows whether that reply is in the room. It was given up",
             "Perhaps: nobody knows whether the reply is in the room. It was given up",
-        ),
-        _ => Opening::of(
+        )
+    } else {
+        Opening::of(
             story,
             "Asked to reply again, it gave up",
             NO_REPLY.trim_end_matches('.'),
-        ),
+        )
     };
     let mut because = opening.because;
+    because.extend(doubt.explained());
     if cause != Cause::Uncertain {
         let explained = cause::explained(cause);
         because.extend([explained.means.to_owned(), explained.cure.to_owned()]);
@@ -395,10 +412,15 @@ fn about_letter(id: EventId, cause: Cause) -> Vec<String> {
 
 fn dropped(story: &Story) -> Verdict {
     let reason = story.why.as_deref().unwrap_or("no reason was given");
+    let doubt = Doubt::after(story);
     let (again, otherwise) = match last_given_up(story).map(|given_up| given_up.cause) {
         Some(Cause::Uncertain) => (
             "Asked to reply again, perhaps it did: it was given up, as nobody knew whether that reply is in the room, and",
             "Perhaps: it was given up, as nobody knew whether the reply is in the room, and",
+        ),
+        _ if doubt.is_open() => (
+            "Asked to reply again, perhaps it did: nobody knows whether that reply is in the room, and",
+            "Perhaps: nobody knows whether the reply is in the room, and",
         ),
         Some(_) => (
             "Asked to reply again, it gave up, and",
@@ -407,14 +429,21 @@ fn dropped(story: &Story) -> Verdict {
         None => ("Asked to reply again, it did not:", "No reply:"),
     };
     let opening = Opening::of(story, again, otherwise);
+    let mut because = opening.because;
+    because.extend(doubt.explained());
     Verdict {
         answer: format!(
             "{} a person dropped it: {}",
             opening.words,
             words::sentence(reason)
         ),
-        because: opening.because,
-        next: vec![replay(story, "asks after all")],
+        because,
+        // What is forgotten cannot be put back.
+        next: story
+            .event
+            .iter()
+            .map(|_| replay(story, "asks after all"))
+            .collect(),
     }
 }
 
@@ -444,7 +473,7 @@ fn unexplained(story: &Story) -> Verdict {
     };
     let opening = Opening::of(story, again, otherwise);
     let mut because = opening.because;
-    because.extend((doubt.of == Some(Of::Elsewhere)).then(|| ELSEWHERE.to_owned()));
+    because.extend(doubt.explained());
     because.push("A queue may have been emptied by hand, or a store was lost.".to_owned());
     Verdict {
         answer: format!("{} {last}, and it waits nowhere.", opening.words),
@@ -639,10 +668,10 @@ mod tests {
                 story(Answered, None, &[(0, intent()), (21, posted(false))]),
                 &["The bot replied after 21.0 s, at 2026-09-21T14:13:41Z, with message 77."],
             ),
-            // Once posted and once found is one reply.
+            // Once posted and once found is one reply, and who posted it knows when.
             (
                 story(Answered, None, &[(20, posted(true)), (21, posted(false))]),
-                &["The bot replied after 20.0 s, at 2026-09-21T14:13:40Z, with message 77."],
+                &["The bot replied after 21.0 s, at 2026-09-21T14:13:41Z, with message 77."],
             ),
             // Found long after it was posted.
             (
@@ -840,6 +869,47 @@ mod tests {
                 format!("chickwork dead drop {id}            if you have seen that it is there"),
             ]
         );
+    }
+
+    #[tokio::test]
+    async fn what_was_begun_may_be_there_whatever_it_was_given_up_for() {
+        let late = What::NotPosted {
+            reason: "cut off".to_owned(),
+            called: true,
+            intended_at: Some(at(1)),
+            overrules_until: None,
+        };
+        let elsewhere = What::Intent {
+            consumer: What::ELSEWHERE.to_owned(),
+        };
+        let may_be: [&[(i64, What)]; 3] = [
+            &[(1, intent())],
+            &[(1, elsewhere)],
+            // What somebody else has begun meanwhile the first one does not know.
+            &[(1, intent()), (2, intent()), (3, late.clone())],
+        ];
+        for before in may_be {
+            for cause in [Cause::Poison, Cause::Exhausted] {
+                let outcomes = [before, &[(30, dead(cause, "no more"))]].concat();
+                let dead = with_letter(story(Standing::Dead, None, &outcomes), cause).await;
+                let said = told(&dead);
+                assert!(said.starts_with("Perhaps: nobody knows whether"), "{said}");
+            }
+            let outcomes = [before, &[(40, dropped())]].concat();
+            let said = told(&story(Standing::Dropped, Some("purged"), &outcomes));
+            assert!(said.starts_with("Perhaps: nobody knows whether"), "{said}");
+        }
+        let outcomes = [(1, intent()), (3, late), (30, dead(Cause::Exhausted, "no"))];
+        let dead = with_letter(story(Standing::Dead, None, &outcomes), Cause::Exhausted).await;
+        assert!(told(&dead).starts_with("No reply: it was given up"));
+    }
+
+    #[test]
+    fn what_is_forgotten_is_not_to_be_put_back() {
+        let mut forgotten = story(Standing::Dropped, Some("purged"), &[(40, dropped())]);
+        assert!(told(&forgotten).contains("chickwork replay"));
+        forgotten.event = None;
+        assert!(!told(&forgotten).contains("chickwork replay"));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! A message that was edited may have come in before, when it was another one, and have been ignored. So what
 //! came in before it was written as it is counts only if it was answered, or may still be.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chickwork_chatwork::id::{MessageId, RoomId};
 use chickwork_chatwork::webhook::Webhook;
@@ -83,17 +83,21 @@ impl Memory<'_> {
             .collect();
         let since = since.saturating_sub(CLOCKS).unwrap_or(Timestamp::MIN);
         let knowledge = self.queue.known(&events, since).await?;
+        // Several events may be about one.
+        let (mut lost, mut open) = (HashSet::new(), HashSet::new());
         for (id, known) in &knowledge.events {
             let key = events.get(id).and_then(Option::as_ref);
             if key.is_some_and(|key| knowledge.answered.contains(key)) {
                 continue;
             }
             match known.standing {
-                Standing::Unexplained => without_end.lost += 1,
-                Standing::Open => without_end.open += 1,
+                Standing::Unexplained => drop(lost.insert(key)),
+                Standing::Open => drop(open.insert(key)),
                 _ => {}
             }
         }
+        without_end.lost = lost.len() as u64;
+        without_end.open = open.difference(&lost).count() as u64;
         Ok(without_end)
     }
 

@@ -340,13 +340,6 @@ impl Choosing {
                 left_out += 1;
             }
         }
-        let mut retry = format!("chickwork dead retry --since {}", words::time(since));
-        if let Some(room) = self.choice.room {
-            retry += &format!(" --room {room}");
-        }
-        if let Some(bot) = &self.choice.bot {
-            retry += &format!(" --bot {bot}");
-        }
         let (were, received) = match left_out {
             0 => return Ok(None),
             1 => ("1 dead letter was".to_owned(), "its event was received"),
@@ -355,9 +348,37 @@ impl Choosing {
                 "their events were received",
             ),
         };
+        let retry = self.retry_since(since);
+        let retry = retry.map_or_else(String::new, |retry| format!("{retry}, or "));
         Ok(Some(format!(
-            "{were} given up since then, but {received} before, and --since is about that: {retry}, or an earlier --since."
+            "{were} given up since then, but {received} before, and --since is about that: {retry}an earlier --since."
         )))
+    }
+
+    /// The command that retries what was given up since then of what is chosen, if it can choose as much.
+    fn retry_since(&self, since: Timestamp) -> Option<String> {
+        let Choice {
+            ids,
+            until,
+            room,
+            message,
+            event_type,
+            bot,
+            ..
+        } = &self.choice;
+        let is_finer =
+            !ids.is_empty() || until.is_some() || message.is_some() || event_type.is_some();
+        if is_finer {
+            return None;
+        }
+        let mut retry = format!("chickwork dead retry --since {}", words::time(since));
+        if let Some(room) = room {
+            retry += &format!(" --room {room}");
+        }
+        if let Some(bot) = bot {
+            retry += &format!(" --bot {bot}");
+        }
+        Some(retry)
     }
 
     /// All that are chosen, oldest first. Without a queue only those of a file, by what the file tells.

@@ -1,7 +1,7 @@
 //! Events that are asked for by name, and their stories: found near the time that their ids tell, and read
 //! for as long as something may still be said of them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use deadpool_lapin::lapin;
 use jiff::{SignedDuration, Timestamp};
@@ -50,10 +50,10 @@ pub(super) enum Clocks {
 
 impl Clocks {
     /// When it began that the first of these events was received, by whichever clock is behind: a message
-    /// was sent by the time in its id, if it was found near that.
+    /// was sent by the time in its id, if it was found by that.
     fn begun(self, received: Timestamp, whom: &Whom) -> Timestamp {
         match (self, whom.time()) {
-            (Self::Differ(CLOCKS_AGREE), Some(time)) => received.min(time),
+            (Self::Differ(_), Some(time)) => received.min(time),
             _ => received,
         }
     }
@@ -76,8 +76,8 @@ impl Broker {
     ) -> Result<(Option<Event>, Clocks), BrokerError> {
         let whom = Whom::Event(id);
         let about = About::new(&whom);
-        let (events, clocks) = self.find_events(streams, &about, Reach::End).await?;
-        Ok((events.into_iter().next(), clocks))
+        let (read, clocks) = self.find_events(streams, &about, Reach::End).await?;
+        Ok((read.events.into_iter().next(), clocks))
     }
 
     /// All that became of these events, in the order in which it was stored.
@@ -124,13 +124,14 @@ impl Broker {
         let about = About::new(whom);
         let outcomes = self.names().outcomes();
         // At once, as it takes a while until a stream that is empty is known to be.
-        let ((events, clocks), end, log) = tokio::try_join!(
+        let ((read, clocks), end, log) = tokio::try_join!(
             self.find_events(&streams, &about, reach),
             end_of(self, &outcomes),
             self.log_of_letters(reach),
         )?;
         let mut found = Found {
-            events,
+            events: read.events,
+            read_until: read.stopped_at,
             ..Found::default()
         };
         let Some(end) = end else {
@@ -143,6 +144,7 @@ impl Broker {
             about: &about,
             ids: found.events.iter().map(|event| event.id).collect(),
             letters,
+            to_come: VecDeque::new(),
             told: Vec::new(),
             read_until: None,
         };
@@ -162,7 +164,9 @@ impl Broker {
             }
             (None, None) => drop(telling.all_since(From::First, end.next()).await?),
         }
-        (found.outcomes, found.read_until) = (telling.told, telling.read_until);
+        found.outcomes = telling.told;
+        // Of an event that was not found nothing is told either.
+        found.read_until = telling.read_until.into_iter().chain(read.stopped_at).min();
         Ok(found)
     }
 
@@ -213,8 +217,8 @@ impl Broker {
         streams: &Streams,
         about: &About<'_>,
         reach: Reach,
-    ) -> Result<(Vec<Event>, Clocks), BrokerError> {
-        let nothing = (Vec::new(), Clocks::Differ(CLOCKS_DIFFER));
+    ) -> Result<(Read, Clocks), BrokerError> {
+        let nothing = (Read::default(), Clocks::Differ(CLOCKS_DIFFER));
         if !self.keeps_archive() {
             return Ok(nothing);
         }
@@ -253,13 +257,13 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    async fn run(&self) -> Result<(Vec<Event>, Clocks), BrokerError> {
+    async fn run(&self) -> Result<(Read, Clocks), BrokerError> {
         let near = self.near().await?;
-        if !near.is_empty() {
+        if !near.events.is_empty() {
             return Ok((near, Clocks::Differ(CLOCKS_AGREE)));
         }
         let (around, looked_from) = self.around().await?;
-        if !around.is_empty() {
+        if !around.events.is_empty() {
             return Ok((around, Clocks::Differ(CLOCKS_DIFFER)));
         }
         // The time in a message's id may mean nothing, and that in an event's may be of another clock.
@@ -268,41 +272,47 @@ impl Search<'_> {
 
     /// An event, or a message, is mostly where its id says, and does not have to wait for what is a minute
     /// older.
-    async fn near(&self) -> Result<Vec<Event>, BrokerError> {
+    async fn near(&self) -> Result<Read, BrokerError> {
         let time = self.about.whom.time();
         let Some(time) = time.filter(|time| *time <= Timestamp::now()) else {
-            return Ok(Vec::new());
+            return Ok(Read::default());
         };
         let Some(from) = self.first_at(earlier(time, CLOCKS_AGREE)).await? else {
-            return Ok(Vec::new());
+            return Ok(Read::default());
         };
         let until = time.checked_add(NEAR).ok();
-        Ok(self.read((from, self.end.next()), until).await?.events)
+        let mut read = self.read((from, self.end.next()), until).await?;
+        // The first about a message comes at once, so one that came later, by its own clock, may not be it.
+        let is_late = |first: &Event| until.is_some_and(|until| first.received_at > until);
+        if !self.about.is_one() && read.events.first().is_some_and(is_late) {
+            read.events.clear();
+        }
+        Ok(read)
     }
 
     /// As far away as clocks may differ, and as a message may be told late. Also tells from where on that
     /// was; from there on nothing is left to be looked at.
-    async fn around(&self) -> Result<(Vec<Event>, i64), BrokerError> {
+    async fn around(&self) -> Result<(Read, i64), BrokerError> {
         let end = self.end.next();
         let Some(time) = self.about.looked_for_from() else {
-            return Ok((Vec::new(), end));
+            return Ok((Read::default(), end));
         };
         let Some(from) = self.first_at(time).await? else {
-            return Ok((Vec::new(), end));
+            return Ok((Read::default(), end));
         };
         let until = self.about.looked_for_until();
         let read = self.read((from, end), until).await?;
         let looked_from = if read.is_given_up { end } else { from };
-        Ok((read.events, looked_from))
+        Ok((read, looked_from))
     }
 
     /// In everything up to this offset.
-    async fn before(&self, to: i64) -> Result<Vec<Event>, BrokerError> {
+    async fn before(&self, to: i64) -> Result<Read, BrokerError> {
         let streams = self.streams;
         let first = streams.first_at(self.archive, From::First, self.end);
         match first.await? {
-            Some(first) => Ok(self.read((first, to), None).await?.events),
-            None => Ok(Vec::new()),
+            Some(first) => self.read((first, to), None).await,
+            None => Ok(Read::default()),
         }
     }
 
@@ -332,7 +342,12 @@ impl Search<'_> {
                     let is_later =
                         |dated: Timestamp| dated.duration_since(found.received_at) > BESIDE;
                     let is_far = beside > BESIDE_AT_LEAST && dated.is_some_and(is_later);
-                    (is_far || beside > BESIDE_AT_MOST) && self.reach == Reach::Ended
+                    let is_enough =
+                        (is_far || beside > BESIDE_AT_MOST) && self.reach == Reach::Ended;
+                    if is_enough {
+                        read.stopped_at = Some(dated.unwrap_or(found.received_at));
+                    }
+                    is_enough
                 }
                 None => {
                     read.is_given_up = until.zip(dated).is_some_and(|(until, dated)| dated > until);
@@ -352,6 +367,8 @@ struct Read {
     events: Vec<Event>,
     /// There was nothing up to the time until which it was looked for.
     is_given_up: bool,
+    /// Up to when others about the same message were looked for; `None`: to the end, or there is but one.
+    stopped_at: Option<Timestamp>,
 }
 
 /// The outcomes of the events that are looked for.
@@ -364,6 +381,8 @@ struct Telling<'a> {
     ids: HashSet<EventId>,
     /// Those of which there are dead letters now.
     letters: HashSet<EventId>,
+    /// What is noted of them and was not looked up yet.
+    to_come: VecDeque<Note>,
     told: Vec<Outcome>,
     /// Up to when it was read without a gap; `None`: to the end.
     read_until: Option<Timestamp>,
@@ -401,6 +420,7 @@ impl Telling<'_> {
             self.all_since(clocks.since(begun), to).await?;
             return Ok(());
         };
+        self.to_come = notes.into();
         let first = self.first_at(earlier(begun, by)).await?;
         let (mut read_to, mut stopped_at) = self.until_quiet(first, begun).await?;
         let receipt = self.told.first().map(|outcome| &outcome.what);
@@ -411,7 +431,7 @@ impl Telling<'_> {
             self.told.extend(told);
         }
         let mut is_missed = false;
-        for note in notes {
+        while let Some(note) = self.to_come.pop_front() {
             if self.is_told(note) {
                 continue;
             }
@@ -420,9 +440,8 @@ impl Telling<'_> {
             if from > read_to {
                 self.read_until = self.read_until.or(stopped_at);
             }
-            let told = self.told.len();
             (read_to, stopped_at) = self.until_quiet(from, note.at).await?;
-            is_missed |= self.told.len() == told;
+            is_missed |= !self.is_told(note);
         }
         self.read_until = self.read_until.or(stopped_at);
         if self.read_until.is_some() && (is_missed || !self.have_ended()) {
@@ -488,7 +507,7 @@ impl Telling<'_> {
     }
 
     /// Whether each of the events has come to an end, as far as is told. One that was given up has if its
-    /// dead letter is there.
+    /// dead letter is there, or if it is noted when somebody took it.
     fn have_ended(&self) -> bool {
         let mut reasons = Reasons::default();
         let mut courses: HashMap<EventId, Course> = HashMap::new();
@@ -496,9 +515,13 @@ impl Telling<'_> {
             let course = courses.entry(outcome.id).or_default();
             course.apply(outcome, &mut reasons);
         }
+        let is_taken = |id: &EventId| {
+            let mut notes = self.to_come.iter();
+            notes.any(|note| note.id == *id && note.what == Noted::Taken)
+        };
         let has_ended = |id| match courses.get(id).map(|course| course.state(None)) {
             Some(State::Answered | State::Ignored(_) | State::Dropped) => true,
-            Some(State::Dead(_)) => self.letters.contains(id),
+            Some(State::Dead(_)) => self.letters.contains(id) || is_taken(id),
             Some(State::Open) | None => false,
         };
         self.ids.iter().all(has_ended)

@@ -4,11 +4,15 @@ use chickwork_queue::events::Story;
 use chickwork_queue::outcome::{Outcome, What};
 use jiff::Timestamp;
 
+use super::replies::ELSEWHERE;
+
 /// Whether a reply may be in the room of which nobody knows, outcome by outcome; in the latest round.
 #[derive(Debug, Default)]
 pub(crate) struct Doubt {
     again: Option<Timestamp>,
     pub(super) of: Option<Of>,
+    /// When that was begun.
+    begun: Option<Timestamp>,
 }
 
 /// What nobody has told the end of.
@@ -39,10 +43,24 @@ impl Doubt {
             return;
         }
         match &outcome.what {
-            What::Intent { consumer } if consumer == What::ELSEWHERE => {
-                self.of = Some(Of::Elsewhere);
+            What::Intent { consumer } => {
+                self.begun = Some(outcome.at);
+                self.of = Some(if consumer == What::ELSEWHERE {
+                    Of::Elsewhere
+                } else {
+                    Of::Post
+                });
             }
-            What::Intent { .. } => self.of = Some(Of::Post),
+            // Late, it says nothing of what a successor has begun.
+            What::NotPosted {
+                intended_at: Some(intended_at),
+                ..
+            } if Some(*intended_at) != self.begun => {}
+            What::NotPosted {
+                intended_at: None,
+                overrules_until: Some(until),
+                ..
+            } if self.begun > Some(*until) => {}
             What::NotPosted { .. } | What::Posted { .. } => self.of = None,
             What::Looked { result, .. } if result == What::ABSENT => self.of = None,
             _ => {}
@@ -51,5 +69,10 @@ impl Doubt {
 
     pub(crate) fn is_open(&self) -> bool {
         self.of.is_some()
+    }
+
+    /// Where it comes from, if that takes a sentence.
+    pub(super) fn explained(&self) -> Option<String> {
+        (self.of == Some(Of::Elsewhere)).then(|| ELSEWHERE.to_owned())
     }
 }

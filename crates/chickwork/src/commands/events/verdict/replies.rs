@@ -80,6 +80,10 @@ fn posts(story: &Story) -> Vec<Post<'_>> {
                 found: found.then(|| began(&story.outcomes[..number], outcome.again)),
             }),
             Some(round) => {
+                if round.found.is_some() && !found {
+                    // Who posted it knows better when than who looked.
+                    round.at = outcome.at;
+                }
                 round.found = round.found.take().filter(|_| *found);
                 round.reply = round.reply.or(reply);
             }
