@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags};
@@ -47,6 +47,8 @@ const TABLES: [&str; 5] = ["jobs", "consumers", "dead", "archive", "outcomes"];
 const SCHEMA_VERSION: i32 = 1;
 /// How long a statement waits for another process's transaction.
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
+/// How soon what SQLite refuses without waiting is tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(10);
 /// How often a process looks for what other processes wrote. (Within 250 ms is the promise.)
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// A claim not renewed for this long is anybody's.
@@ -559,9 +561,7 @@ fn prepare(path: &Path, flags: OpenFlags, purpose: Purpose) -> Result<Connection
         }
         Purpose::Queue | Purpose::Spool | Purpose::Look => {}
     }
-    connection
-        .pragma_update(None, "journal_mode", "WAL")
-        .map_err(unusable)?;
+    journal_ahead(&connection).map_err(unusable)?;
     connection
         .pragma_update(None, "synchronous", "FULL")
         .map_err(unusable)?;
@@ -571,6 +571,23 @@ fn prepare(path: &Path, flags: OpenFlags, purpose: Purpose) -> Result<Connection
         .map_err(unusable)?;
     create(&connection, purpose).map_err(unusable)?;
     Ok(connection)
+}
+
+/// Puts the file into WAL mode, if it is not. Of several who do that at the same time SQLite refuses all
+/// but one at once, however long they would wait: each holds a lock that the others want.
+fn journal_ahead(connection: &Connection) -> rusqlite::Result<()> {
+    let begun = Instant::now();
+    loop {
+        match connection.pragma_update(None, "journal_mode", "WAL") {
+            Err(error)
+                if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
+                    && begun.elapsed() < BUSY_LIMIT =>
+            {
+                std::thread::sleep(TRY_AGAIN);
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Creates the tables unless another process has just done so.
@@ -634,6 +651,25 @@ mod tests {
         let protected = prepare(&path, read_only, Purpose::Queue).expect_err("it may only be read");
         assert!(matches!(protected, OpenError::ReadOnly(_)), "{protected}");
         Ok(())
+    }
+
+    #[test]
+    fn processes_that_make_the_same_file_at_the_same_time_all_open_it() {
+        for _ in 0..100 {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let path = folder.path().join("queue.db");
+            let together = std::sync::Barrier::new(4);
+            let open = || {
+                together.wait();
+                prepare(&path, OpenFlags::default(), Purpose::Queue).map(drop)
+            };
+            std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(open)).collect();
+                for thread in threads {
+                    thread.join().expect("no panic").expect("it is opened");
+                }
+            });
+        }
     }
 
     #[test]
