@@ -9,8 +9,8 @@ use chickwork_queue::event::BotName;
 use chickwork_queue::job::{Cause, Settlement, Step, Work};
 use chickwork_queue::{Declare, Location, Queue, Settings};
 use chickwork_tests::stage::{
-    Kind, Plant, Stage, a_reply, an_event, dead_letters, next, nothing, outcome, retry, settle,
-    soon, take, within,
+    Kind, Plant, SOON, Stage, a_reply, an_event, dead_letters, next, nothing, outcome, retry,
+    settle, soon, take, until, within,
 };
 use futures_util::StreamExt;
 use jiff::Timestamp;
@@ -49,13 +49,10 @@ async fn publish_until_stored(
     number: u32,
 ) -> anyhow::Result<chickwork_queue::event::Event> {
     let event = an_event(number);
-    let stored = async {
-        while queue.publisher().publish(&event).await.is_err() {
-            // Trying is how one finds out: see `AGAIN`.
-            tokio::time::sleep(AGAIN).await;
-        }
-    };
-    soon("publishing works again", stored).await?;
+    until(SOON, "publishing works again", async || {
+        Ok(queue.publisher().publish(&event).await.ok())
+    })
+    .await?;
     Ok(event)
 }
 
@@ -448,16 +445,11 @@ fn an_intent_that_meets_an_alarm_is_refused_and_takes_no_other_claim_along() -> 
 
 /// Lists dead letters until there are so many: copies for their log may be on their way.
 async fn listed(queue: &Queue, count: usize) -> anyhow::Result<Vec<DeadLetter>> {
-    let listed = async {
-        loop {
-            let letters = dead_letters(queue).await?;
-            if letters.len() == count {
-                return anyhow::Ok(letters);
-            }
-            tokio::time::sleep(AGAIN).await;
-        }
-    };
-    soon("they are listed", listed).await?
+    until(SOON, "they are listed", async || {
+        let letters = dead_letters(queue).await?;
+        Ok((letters.len() == count).then_some(letters))
+    })
+    .await
 }
 
 /// Fetches all messages of a queue by hand; they go back when the connection closes.
@@ -822,18 +814,13 @@ fn while_somebody_takes_dead_letters_they_are_listed_and_the_next_one_waits() ->
         let mut taking = one.dead_letters().take(letters[2..].to_vec(), drop_it());
         ensure!(taking.next().await?.as_ref() == Some(&letters[2]));
         let left = [&letters[..2], &letters[3..]].concat();
-        let seen = async {
-            loop {
-                let listed = dead_letters(&other).await?;
-                if listed == left {
-                    return anyhow::Ok(());
-                }
-                // That one of them is gone may be told a moment later, but never that all are.
-                ensure!(listed == letters, "{listed:?}");
-                tokio::time::sleep(AGAIN).await;
-            }
-        };
-        soon("the others see all that is left", seen).await??;
+        until(SOON, "the others see all that is left", async || {
+            let listed = dead_letters(&other).await?;
+            // That one of them is gone may be told a moment later, but never that all are.
+            ensure!(listed == left || listed == letters, "{listed:?}");
+            Ok((listed == left).then_some(()))
+        })
+        .await?;
         let waiting = take(&other, letters[..1].to_vec(), drop_it());
         let (first, second) = tokio::join!(waiting, async {
             while taking.next().await?.is_some() {}

@@ -13,13 +13,11 @@ use chickwork_queue::job::{Attempt, Cause, Settled, Settlement, Step, Work};
 use chickwork_queue::outcome::{Outcome, What};
 use chickwork_queue::{Claim, Declare, Location, Queue, Settings};
 use chickwork_tests::stage::{
-    Stage, an_event, dead_letters, next, outcome, put_back, retry, soon, take, within,
+    SOON, Stage, an_event, dead_letters, next, outcome, put_back, retry, soon, take, until, within,
 };
 use jiff::{SignedDuration, Timestamp};
 
 const ONE: u16 = 1;
-/// How long to wait before it is looked again.
-const AGAIN: Duration = Duration::from_millis(100);
 /// Longer than what is written beside the main way takes.
 const WRITTEN: Duration = Duration::from_secs(10);
 
@@ -659,17 +657,14 @@ pub(crate) async fn an_event_of_an_ingress_whose_clock_is_wrong_has_its_story(
             outcomes: vec![told_of_it],
         };
         next(&mut asks).await?.settle(settled).await?;
-        let archived = async {
-            loop {
-                let found = story(&looking, event.id).await?;
-                if found.event.is_some() && told(&found) == ["ignored"] {
-                    return anyhow::Ok(found);
-                }
-                // Copies are written some time soon, and nobody is told.
-                tokio::time::sleep(AGAIN).await;
+        let found = until(SOON, "its story is there", async || {
+            let found = story(&looking, event.id).await?;
+            if found.event.is_some() && told(&found) == ["ignored"] {
+                return Ok(Some(found));
             }
-        };
-        let found = soon("its story is there", archived).await??;
+            Ok(None)
+        })
+        .await?;
         ensure!(found.standing == Standing::Ignored, "{found:?}");
         let by_message = Whom::Message {
             room: event.room_id,

@@ -9,7 +9,7 @@ use chickwork_queue::event::Event;
 use chickwork_queue::events::{Reach, Standing, Whom};
 use chickwork_queue::purge::Whose;
 use chickwork_queue::{Location, Queue, Settings};
-use chickwork_tests::stage::{Kind, SOON, Stage, an_event, soon};
+use chickwork_tests::stage::{Kind, SOON, Stage, an_event, soon, until};
 use jiff::Timestamp;
 use rusqlite::Connection;
 
@@ -17,8 +17,6 @@ use super::tell;
 
 /// Shorter than a person could set it.
 const KEEP: Duration = Duration::from_secs(2);
-/// How long to wait before it is looked again.
-const AGAIN: Duration = Duration::from_millis(200);
 
 async fn queue_that_keeps(stage: &Stage, archive_keep: Duration) -> anyhow::Result<Queue> {
     let settings = Settings {
@@ -58,17 +56,14 @@ pub(crate) async fn what_was_archived_for_its_time_is_forgotten_although_nothing
     for number in 0..3 {
         queue.publisher().publish(&an_event(number)).await?;
     }
-    let forgotten = async {
-        loop {
-            queue.forget().await?;
-            if archived(&queue).await?.is_empty() {
-                return anyhow::Ok(());
-            }
-            // What is kept gets older, and nothing else happens.
-            tokio::time::sleep(AGAIN).await;
+    until(SOON, "they are forgotten", async || {
+        queue.forget().await?;
+        if archived(&queue).await?.is_empty() {
+            return Ok(Some(()));
         }
-    };
-    soon("they are forgotten", forgotten).await?
+        Ok(None)
+    })
+    .await
 }
 
 pub(crate) async fn what_is_not_archived_for_long_is_still_there(
@@ -103,15 +98,14 @@ fn what_a_file_has_forgotten_is_nowhere_in_its_bytes() -> anyhow::Result<()> {
         }
         let tells = || bytes_of(&path, b"a secret");
         ensure!(tells()?, "it is there to be forgotten");
-        let forgotten = async {
-            while tells()? {
-                queue.forget().await?;
-                // The same: a file tells nobody what its bytes are.
-                tokio::time::sleep(AGAIN).await;
+        until(SOON, "it is forgotten", async || {
+            if !tells()? {
+                return Ok(Some(()));
             }
-            anyhow::Ok(())
-        };
-        soon("it is forgotten", forgotten).await??;
+            queue.forget().await?;
+            Ok(None)
+        })
+        .await?;
         ensure!(archived(&queue).await?.is_empty());
         Ok(())
     })

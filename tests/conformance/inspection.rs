@@ -13,8 +13,8 @@ use chickwork_queue::outcome::{Outcome, What};
 use chickwork_queue::report::{Depth, Report, SpoolReport};
 use chickwork_queue::{Claim, Declare, Entry, Location, Queue, Settings};
 use chickwork_tests::stage::{
-    Kind, Stage, a_reply, an_event, dead_letters, next, outcome, put_back, retry, settle, soon,
-    take, within,
+    Kind, SOON, Stage, a_reply, an_event, dead_letters, next, outcome, put_back, retry, settle,
+    soon, take, until,
 };
 use jiff::{SignedDuration, Timestamp};
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
@@ -24,8 +24,6 @@ use uuid::Uuid;
 
 use super::tell;
 
-/// What is asked for again and again: looking tells nobody when something changes.
-const AGAIN: Duration = Duration::from_millis(100);
 const ONE: u16 = 1;
 /// How long best-effort records may take to be written.
 const FLUSH: Duration = Duration::from_secs(10);
@@ -62,17 +60,15 @@ async fn seen<T: std::fmt::Debug>(
     look: impl AsyncFn() -> anyhow::Result<T>,
     is_it: impl Fn(&T) -> bool,
 ) -> anyhow::Result<()> {
-    let seen = async {
-        loop {
-            let looked = look().await?;
-            if is_it(&looked) {
-                return anyhow::Ok(());
-            }
+    until(SOON, what, async || {
+        let looked = look().await?;
+        let is_there = is_it(&looked);
+        if !is_there {
             log::info!("not yet {what}: {looked:?}");
-            tokio::time::sleep(AGAIN).await;
         }
-    };
-    soon(what, seen).await?
+        Ok(is_there.then_some(()))
+    })
+    .await
 }
 
 pub(crate) async fn a_process_is_known_by_its_newest_report_and_forgotten_when_it_sends_none(
@@ -643,6 +639,7 @@ pub(crate) async fn what_is_written_all_the_time_is_read_to_an_end(
             if buried.is_err() {
                 break;
             }
+            // Not a wait: so often do the others write.
             tokio::time::sleep(BETWEEN).await;
         }
     });
@@ -1035,13 +1032,13 @@ fn a_broker_that_does_not_let_us_do_our_work_is_named_with_the_cure() -> anyhow:
 
 /// Waits until this is found to be wrong: what has just been set is not in force at once.
 async fn seen_wrong(settings: &Settings, says: &str, cure: &str) -> anyhow::Result<()> {
-    let seen = async {
-        while let Err(error) = is_wrong(&examine(settings).await, says, cure) {
-            log::info!("not yet: {error}");
-            tokio::time::sleep(AGAIN).await;
-        }
-    };
-    within(Duration::from_secs(60), says, seen).await
+    until(Duration::from_secs(60), says, async || {
+        let wrong = is_wrong(&examine(settings).await, says, cure);
+        Ok(wrong
+            .inspect_err(|error| log::info!("not yet: {error}"))
+            .ok())
+    })
+    .await
 }
 
 #[test]

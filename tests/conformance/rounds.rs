@@ -12,13 +12,11 @@ use chickwork_queue::job::{Attempt, Cause, Reply, Settled, Settlement, Work};
 use chickwork_queue::outcome::{Outcome, What};
 use chickwork_queue::{Claims, Location, Queue, Stored};
 use chickwork_tests::stage::{
-    Stage, a_reply, an_event, dead_letters, next, outcome, put_back, retry, settle, soon,
+    SOON, Stage, a_reply, an_event, dead_letters, next, outcome, put_back, retry, settle, until,
 };
 use jiff::Timestamp;
 
 const LIMIT: u16 = 16;
-/// What is asked for again and again: best-effort records are announced by nobody.
-const AGAIN: Duration = Duration::from_millis(100);
 
 /// The first moment of a round.
 fn a_moment() -> anyhow::Result<Timestamp> {
@@ -46,23 +44,20 @@ async fn event_of(claims: &mut Claims) -> anyhow::Result<Event> {
 
 /// What is told of an event, once there is so much.
 async fn told(queue: &Queue, id: EventId, count: usize) -> anyhow::Result<Vec<Outcome>> {
-    let told = async {
-        loop {
-            let mut read = queue.outcomes().read(Timestamp::UNIX_EPOCH);
-            let mut told = Vec::new();
-            while let Some(outcome) = read.next().await? {
-                if outcome.id == id {
-                    told.push(outcome);
-                }
+    until(SOON, "all is told", async || {
+        let mut read = queue.outcomes().read(Timestamp::UNIX_EPOCH);
+        let mut told = Vec::new();
+        while let Some(outcome) = read.next().await? {
+            if outcome.id == id {
+                told.push(outcome);
             }
-            if told.len() >= count {
-                return anyhow::Ok(told);
-            }
-            // A queue tells nobody that something is to be read: see `AGAIN`.
-            tokio::time::sleep(AGAIN).await;
         }
-    };
-    soon("all is told", told).await?
+        if told.len() >= count {
+            return Ok(Some(told));
+        }
+        Ok(None)
+    })
+    .await
 }
 
 pub(crate) async fn the_outcomes_tell_how_each_event_was_received(
@@ -236,16 +231,13 @@ async fn stands(queue: &Queue, event: &Event) -> anyhow::Result<(Standing, Optio
         ids: vec![event.id],
         ..Choice::default()
     };
-    let listed = async {
-        loop {
-            if let Some(listed) = queue.events(choice.clone(), None).next().await? {
-                return Ok::<_, anyhow::Error>(listed);
-            }
-            // A queue tells nobody that something is to be read: see `AGAIN`.
-            tokio::time::sleep(AGAIN).await;
+    let listed: Listed = until(SOON, "it is archived", async || {
+        if let Some(listed) = queue.events(choice.clone(), None).next().await? {
+            return Ok(Some(listed));
         }
-    };
-    let listed: Listed = soon("it is archived", listed).await??;
+        Ok(None)
+    })
+    .await?;
     ensure!(
         listed.open_round == story.open_round,
         "{listed:?} {story:?}"
@@ -346,22 +338,19 @@ pub(crate) async fn what_comes_from_elsewhere_is_taken_in_with_a_doubt_about_its
 
     let wanted = [&event, &later].map(|event| (event.id, None)).into();
     let since = Timestamp::now() - Duration::from_secs(600);
-    let archived = async {
-        loop {
-            let known = queue.known(&wanted, since).await?.events;
-            if known
-                .values()
-                .filter(|known| known.archived.is_some())
-                .count()
-                == 2
-            {
-                return anyhow::Ok(known);
-            }
-            // A queue tells nobody that something is to be read: see `AGAIN`.
-            tokio::time::sleep(AGAIN).await;
+    let known = until(SOON, "both are archived", async || {
+        let known = queue.known(&wanted, since).await?.events;
+        if known
+            .values()
+            .filter(|known| known.archived.is_some())
+            .count()
+            == 2
+        {
+            return Ok(Some(known));
         }
-    };
-    let known = soon("both are archived", archived).await??;
+        Ok(None)
+    })
+    .await?;
     ensure!(known[&event.id].archived == Some(2), "{known:?}");
     ensure!(known[&later.id].open_round == take_in.again, "{known:?}");
     Ok(())

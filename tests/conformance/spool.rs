@@ -16,8 +16,8 @@ use chickwork_queue::{
 };
 use chickwork_tests::door::Door;
 use chickwork_tests::stage::{
-    A_WHILE, Kind, Stage, an_event, dead_letters, next, nothing, open, settings, settle, soon,
-    within,
+    A_WHILE, Kind, SOON, Stage, an_event, dead_letters, next, nothing, open, settings, settle,
+    soon, until, within,
 };
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
@@ -111,13 +111,10 @@ impl Scene {
             max_bytes,
         };
         let spool = Spool::open(spool, &queue).await?;
-        let opened = async {
-            while spool.look().await.is_err() {
-                // Looking is how one finds out: nobody tells.
-                tokio::time::sleep(AGAIN).await;
-            }
-        };
-        within(A_TRY, "the spool is open", opened).await?;
+        until(A_TRY, "the spool is open", async || {
+            Ok(spool.look().await.is_ok().then_some(()))
+        })
+        .await?;
         let publisher = queue.publisher_with(&spool);
         Ok(Ingress {
             queue,
@@ -133,16 +130,13 @@ impl Scene {
 
     /// What was set aside, once all that can be read of it has been saved.
     async fn until_set_aside(&self) -> anyhow::Result<PathBuf> {
-        let set_aside = async {
-            loop {
-                if let [aside] = &self.set_aside()?[..] {
-                    return anyhow::Ok(aside.clone());
-                }
-                // Looking is how one finds out: nobody tells.
-                tokio::time::sleep(AGAIN).await;
+        until(A_TRY, "it is set aside", async || {
+            if let [aside] = &self.set_aside()?[..] {
+                return Ok(Some(aside.clone()));
             }
-        };
-        within(A_TRY, "it is set aside", set_aside).await?
+            Ok(None)
+        })
+        .await
     }
 
     fn called(&self, word: &str) -> anyhow::Result<Vec<PathBuf>> {
@@ -171,14 +165,10 @@ impl Ingress {
     }
 
     async fn until_empty(&self) -> anyhow::Result<()> {
-        let emptied = async {
-            while self.look().await?.events > 0 {
-                // Looking is how one finds out: nobody tells.
-                tokio::time::sleep(AGAIN).await;
-            }
-            anyhow::Ok(())
-        };
-        within(A_TRY, "the spool is empty", emptied).await?
+        until(A_TRY, "the spool is empty", async || {
+            Ok((self.look().await?.events == 0).then_some(()))
+        })
+        .await
     }
 }
 
@@ -266,14 +256,10 @@ fn what_was_forwarded_is_nowhere_in_the_bytes_of_the_spool() -> anyhow::Result<(
         ensure!(bytes_of(&path, b"a secret")?, "it is there to be forgotten");
         scene.door.open().await?;
         ingress.until_empty().await?;
-        let forgotten = async {
-            while bytes_of(&path, b"a secret")? {
-                // A file tells nobody what its bytes are.
-                tokio::time::sleep(AGAIN).await;
-            }
-            anyhow::Ok(())
-        };
-        soon("it is forgotten", forgotten).await?
+        until(SOON, "it is forgotten", async || {
+            Ok((!bytes_of(&path, b"a secret")?).then_some(()))
+        })
+        .await
     })
 }
 
@@ -608,14 +594,10 @@ fn what_cannot_be_told_of_is_tried_again_without_a_trace() -> anyhow::Result<()>
 
         // Whoever may declare mends it.
         let healing = open(&scene.location()?, scene.stage.namespace()).await?;
-        let forwarded = async {
-            while spool.look().await?.events > 0 {
-                // Looking is how one finds out: nobody tells.
-                tokio::time::sleep(AGAIN).await;
-            }
-            anyhow::Ok(())
-        };
-        within(A_TRY, "the spool is empty", forwarded).await??;
+        until(A_TRY, "the spool is empty", async || {
+            Ok((spool.look().await?.events == 0).then_some(()))
+        })
+        .await?;
         let letters = dead_letters(&healing).await?;
         let letters: Vec<_> = letters.iter().map(|letter| letter.id).collect();
         ensure!(letters == [malformed.id], "{letters:?}");
@@ -664,14 +646,10 @@ fn an_event_that_the_broker_refuses_for_itself_is_in_nobodys_way() -> anyhow::Re
         scene.door.open().await?;
         let mut claims = scene.stage.queue().await?.claim_asks(1);
         ensure!(answer(&mut claims).await? == behind);
-        let alone = async {
-            while ingress.look().await?.events > 1 {
-                // Looking is how one finds out: nobody tells.
-                tokio::time::sleep(AGAIN).await;
-            }
-            anyhow::Ok(())
-        };
-        soon("the other one is removed", alone).await??;
+        until(SOON, "the other one is removed", async || {
+            Ok((ingress.look().await?.events <= 1).then_some(()))
+        })
+        .await?;
         let fresh = an_event(2);
         ensure!(ingress.publisher.publish(&fresh).await? == Stored::Broker);
         ensure!(answer(&mut claims).await? == fresh);
@@ -750,14 +728,10 @@ fn a_file_that_cannot_be_used_is_set_aside_and_another_one_begun() -> anyhow::Re
             let ingress = scene.ingress().await.context(what)?;
             if what == "a page of rubbish" {
                 // What does not lie on it is saved.
-                let saved = async {
-                    while ingress.look().await?.events < 250 {
-                        // Looking is how one finds out: nobody tells.
-                        tokio::time::sleep(AGAIN).await;
-                    }
-                    anyhow::Ok(())
-                };
-                within(A_TRY, "the others are saved", saved).await??;
+                until(A_TRY, "the others are saved", async || {
+                    Ok((ingress.look().await?.events >= 250).then_some(()))
+                })
+                .await?;
             }
             let event = an_event(1);
             ensure!(ingress.publisher.publish(&event).await? == Stored::Spool);
@@ -822,13 +796,15 @@ fn a_rescue_waits_for_room_and_goes_on_in_the_next_process() -> anyhow::Result<(
 
         // In this one a part of them has room.
         let small = scene.ingress_with(MIB).await?;
-        let filled = async {
-            while small.publisher.publish(&large(1_000)).await.is_ok() {
-                // Looking is how one finds out: nobody tells.
-                tokio::time::sleep(AGAIN).await;
-            }
-        };
-        within(A_TRY, "the new spool is full", filled).await?;
+        until(A_TRY, "the new spool is full", async || {
+            Ok(small
+                .publisher
+                .publish(&large(1_000))
+                .await
+                .is_err()
+                .then_some(()))
+        })
+        .await?;
         ensure!(small.look().await?.events < 200);
         small.spool.stop(std::future::ready(())).await;
         ensure!(scene.set_aside()?.is_empty(), "it is not done");
@@ -895,22 +871,16 @@ fn an_ingress_begins_without_a_spool_that_takes_long_to_open() -> anyhow::Result
         let spool = within(A_TRY, "it begins", Spool::open(settings, &queue)).await??;
         let publisher = queue.publisher_with(&spool);
         ensure!(spool.look().await.is_err(), "the spool is not open");
-        let stored = async {
-            while publisher.publish(&an_event(1)).await.is_err() {
-                // The broker is found in a moment.
-                tokio::time::sleep(AGAIN).await;
-            }
-        };
-        soon("the broker takes events", stored).await?;
+        until(SOON, "the broker takes events", async || {
+            Ok(publisher.publish(&an_event(1)).await.is_ok().then_some(()))
+        })
+        .await?;
         scene.door.shut().await;
         drop(operator);
-        let stored = async {
-            while publisher.publish(&an_event(2)).await.is_err() {
-                // Looking is how one finds out: nobody tells.
-                tokio::time::sleep(AGAIN).await;
-            }
-        };
-        within(A_TRY, "it opens by itself", stored).await?;
+        until(A_TRY, "it opens by itself", async || {
+            Ok(publisher.publish(&an_event(2)).await.is_ok().then_some(()))
+        })
+        .await?;
         ensure!(spool.look().await?.events == 1);
         Ok(())
     })

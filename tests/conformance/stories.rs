@@ -11,8 +11,8 @@ use chickwork_queue::job::{Attempt, Cause, Settled, Settlement, Step, Work};
 use chickwork_queue::outcome::{By, Outcome, What};
 use chickwork_queue::{Claim, Claims, Follow, Queue};
 use chickwork_tests::stage::{
-    Kind, Plant, Stage, a_reply, an_event, dead_letters, next, nothing, open, outcome, retry,
-    settle, soon, take, within,
+    Kind, Plant, SOON, Stage, a_reply, an_event, dead_letters, next, nothing, open, outcome, retry,
+    settle, soon, take, until, within,
 };
 use jiff::Timestamp;
 
@@ -48,17 +48,11 @@ async fn a_stored_reply(queue: &Queue, number: u32) -> anyhow::Result<EventId> {
 }
 
 async fn dead_of(queue: &Queue, id: EventId) -> anyhow::Result<DeadLetter> {
-    let found = async {
-        loop {
-            let letters = dead_letters(queue).await?;
-            if let Some(letter) = letters.into_iter().find(|letter| letter.id == id) {
-                return Ok(letter);
-            }
-            // A list is asked for; it tells nobody when it grows.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    soon("there is a dead letter", found).await?
+    until(SOON, "there is a dead letter", async || {
+        let letters = dead_letters(queue).await?;
+        Ok(letters.into_iter().find(|letter| letter.id == id))
+    })
+    .await
 }
 
 async fn read_until(
@@ -550,16 +544,11 @@ async fn buried(queue: &Queue, count: u32) -> anyhow::Result<Vec<DeadLetter>> {
     for number in 0..count {
         queue.publisher().bury(&an_event(number), NO_ERROR).await?;
     }
-    let listed = async {
-        loop {
-            let letters = dead_letters(queue).await?;
-            if letters.len() == count as usize {
-                return anyhow::Ok(letters);
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    soon("all are listed", listed).await?
+    until(SOON, "all are listed", async || {
+        let letters = dead_letters(queue).await?;
+        Ok((letters.len() == count as usize).then_some(letters))
+    })
+    .await
 }
 
 /// The outcomes of these events so far, in order.
@@ -1228,12 +1217,10 @@ pub(crate) async fn claims_go_on_after_a_crash_of_the_store(stage: Stage) -> any
     settle(next(&mut claims).await?, Settlement::Done).await?;
     stage.crash_store().await?;
     let event = an_event(2);
-    let published = async {
-        while queue.publisher().publish(&event).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    soon("publishing works again", published).await?;
+    until(SOON, "publishing works again", async || {
+        Ok(queue.publisher().publish(&event).await.ok())
+    })
+    .await?;
     let claim = within(
         Duration::from_secs(30),
         "claims come again, by themselves",

@@ -17,7 +17,9 @@ use chickwork_sandbox::{DEMO_WEBHOOK_TOKEN, Sandbox, Say};
 use chickwork_tests::bot::{Bot, Plan, a_hook, acknowledged, mentioning};
 use chickwork_tests::door::Door;
 use chickwork_tests::process::Server;
-use chickwork_tests::stage::{self, Kind, Plant, Stage, an_event, next, settle, soon, within};
+use chickwork_tests::stage::{
+    self, Kind, Plant, SOON, Stage, an_event, next, settle, soon, until, within,
+};
 use chickwork_tests::storm::Audit;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -139,18 +141,15 @@ fn turns(workers: &[Server]) -> Vec<usize> {
 
 /// Waits until somebody's turn to post begins that had fewer before; who it is.
 async fn whose_turn(workers: &[Server], before: &[usize]) -> anyhow::Result<usize> {
-    let begins = async {
-        loop {
-            let turns = turns(workers);
-            let mut numbers = 0..turns.len();
-            if let Some(number) = numbers.find(|&number| turns[number] > before[number]) {
-                return number;
-            }
-            // A log has nothing to be told by.
-            tokio::time::sleep(Duration::from_millis(50)).await;
+    until(HAND_OVER, "somebody else posts", async || {
+        let turns = turns(workers);
+        let mut numbers = 0..turns.len();
+        if let Some(number) = numbers.find(|&number| turns[number] > before[number]) {
+            return Ok(Some(number));
         }
-    };
-    within(HAND_OVER, "somebody else posts", begins).await
+        Ok(None)
+    })
+    .await
 }
 
 /// Waits until somebody else posts, which is seen in the rooms; who it is.
@@ -619,13 +618,10 @@ pub(super) async fn a_stopping_ingress_answers_what_has_begun_and_refuses_the_re
     let ended = kept_alive.read_to_end(&mut rest);
     soon("a kept connection ends with its answer", ended).await??;
     // In the end nobody gets in any more.
-    let shut = async {
-        while TcpStream::connect(address).await.is_ok() {
-            // There is nothing to be told by.
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    soon("nobody gets in", shut).await?;
+    until(SOON, "nobody gets in", async || {
+        Ok(TcpStream::connect(address).await.is_err().then_some(()))
+    })
+    .await?;
     for (mut client, _) in halfway {
         ensure!(
             status(&mut client).await? == 200,

@@ -167,6 +167,7 @@ impl Server {
                 {
                     return Ok(());
                 }
+                // A process says how it is when it is asked.
                 tokio::time::sleep(ASK_AGAIN).await;
             }
         };
@@ -195,6 +196,7 @@ impl Server {
     ) -> anyhow::Result<()> {
         let waiting = async {
             while !self.figure(series).await.is_ok_and(&expected) {
+                // A process says how it is when it is asked.
                 tokio::time::sleep(ASK_AGAIN).await;
             }
         };

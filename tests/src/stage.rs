@@ -24,6 +24,8 @@ use crate::rabbitmq::Node;
 
 /// How long anything may take that should happen at once.
 pub const SOON: Duration = Duration::from_secs(20);
+/// How long to wait until it is looked again whether something is there.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long to watch that nothing happens.
 pub const A_WHILE: Duration = Duration::from_millis(1500);
 
@@ -201,7 +203,8 @@ pub async fn open(location: &str, namespace: &str) -> anyhow::Result<Queue> {
     let usable = async {
         while let Err(error) = queue.check().await {
             log::info!("not yet: {error}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            // A broker tells nobody that it can be used.
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     };
     soon("the queue can be used", usable).await?;
@@ -459,6 +462,25 @@ fn claimant() -> anyhow::Result<PathBuf> {
         );
     }
     Ok(path)
+}
+
+/// Looks again and again until there is something, for so long; an error says what there was not. For what
+/// nobody tells of: a broker, a file, a log and a command say how it is now, and not when that has changed.
+pub async fn until<T>(
+    limit: Duration,
+    what: &str,
+    mut look: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    let looking = async {
+        loop {
+            if let Some(found) = look().await? {
+                return Ok(found);
+            }
+            // For stories, the one place where such things are waited for.
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    within(limit, what, looking).await?
 }
 
 /// Waits for what should happen at once; an error says what did not.

@@ -16,7 +16,7 @@ use chickwork_sandbox::{DEMO_WEBHOOK_TOKEN, Say, town, webhook};
 use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY, a_hook};
 use chickwork_tests::process::{chickwork, free_port};
 use chickwork_tests::stage::{
-    Kind, SOON, Stage, an_event, outcome, put_back, settings, soon, within,
+    self, Kind, SOON, Stage, an_event, outcome, put_back, settings, soon, within,
 };
 use jiff::{SignedDuration, Timestamp};
 use lapin::options::{QueueDeleteOptions, QueuePurgeOptions};
@@ -24,8 +24,6 @@ use serde_json::{Value, json};
 
 /// How long a command may take, its own waiting included.
 const LOOK: Duration = Duration::from_secs(60);
-/// Before it is looked again: what an audit will show is not announced.
-const LOOK_AGAIN: Duration = Duration::from_millis(300);
 
 /// What a command has said.
 #[derive(Debug)]
@@ -85,13 +83,11 @@ async fn audit(stage: &Stage, words: &[&str]) -> anyhow::Result<Audited> {
 async fn received(stage: &Stage, count: u64) -> anyhow::Result<()> {
     // To build the command, which its first use does, may take longer.
     chickwork("audit")?;
-    let received = async {
-        while audit(stage, &["--wait", "0"]).await?.sums["received"] != count {
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-        anyhow::Ok(())
-    };
-    soon("it is received", received).await?
+    stage::until(SOON, "it is received", async || {
+        let audited = audit(stage, &["--wait", "0"]).await?;
+        Ok((audited.sums["received"] == count).then_some(()))
+    })
+    .await
 }
 
 /// All ways of life there are, and what the outside world saw of them.
@@ -204,18 +200,15 @@ async fn until(stage: &Stage, expected: impl Fn(&Audited) -> bool) -> anyhow::Re
     // To build the command, which its first use does, may take longer.
     chickwork("audit")?;
     let mut last = None;
-    let looking = async {
-        loop {
-            let audited = audit(stage, &["--wait", "5s"]).await?;
-            if expected(&audited) {
-                return anyhow::Ok(audited);
-            }
-            last = Some(audited);
-            tokio::time::sleep(LOOK_AGAIN).await;
+    let looked = stage::until(LOOK, "the audit is as expected", async || {
+        let audited = audit(stage, &["--wait", "5s"]).await?;
+        if expected(&audited) {
+            return Ok(Some(audited));
         }
-    };
-    let looked = within(LOOK, "the audit is as expected", looking).await;
-    looked.with_context(|| format!("{last:?}"))?
+        last = Some(audited);
+        Ok(None)
+    });
+    looked.await.with_context(|| format!("{last:?}"))
 }
 
 /// Somebody empties the ask queue.
@@ -339,28 +332,20 @@ pub(super) async fn what_is_put_back_too_often_is_answered_once(kind: Kind) -> a
     assert_eq!(bot.answer(&message).await?, "once");
     bot.posted(SOON, &message).await?;
     // The two others have come to nothing as well.
-    let nothing_left = async {
-        loop {
-            let depths = queue.depths().await?;
-            if depths.iter().all(|depth| depth.jobs == 0) {
-                return anyhow::Ok(());
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    };
-    soon("nothing is left", nothing_left).await??;
+    let nothing_left = stage::until(SOON, "nothing is left", async || {
+        let depths = queue.depths().await?;
+        Ok(depths.iter().all(|depth| depth.jobs == 0).then_some(()))
+    });
+    nothing_left.await?;
     let asked = bot.sandbox.ledger().totals.asked;
     assert!(asked <= 3, "it was asked {asked} times");
 
     let before = ignored_as_duplicate(&bot).await?;
     queue.put_back(event, put_back(2, "once more")).await?;
-    let once_more = async {
-        while ignored_as_duplicate(&bot).await? <= before {
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-        anyhow::Ok(())
-    };
-    Box::pin(soon("it is ignored as a duplicate", once_more)).await??;
+    let once_more = stage::until(SOON, "it is ignored as a duplicate", async || {
+        Ok((ignored_as_duplicate(&bot).await? > before).then_some(()))
+    });
+    Box::pin(once_more).await?;
     let ledger = bot.sandbox.ledger();
     assert_eq!((ledger.totals.posted, ledger.totals.asked), (1, asked));
     let audited = audit(bot.stage(), &[]).await?;
@@ -401,19 +386,12 @@ pub(super) async fn putting_back_can_be_stopped_and_says_how_far_it_came(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let putting_back = command.spawn()?;
-    let one_is_back = async {
-        loop {
-            let depths = queue.depths().await?;
-            if depths
-                .iter()
-                .any(|depth| depth.queue == "ask" && depth.jobs == 1)
-            {
-                return anyhow::Ok(());
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    };
-    soon("one is back", one_is_back).await??;
+    let one_is_back = stage::until(SOON, "one is back", async || {
+        let depths = queue.depths().await?;
+        let mut asks = depths.iter().filter(|depth| depth.queue == "ask");
+        Ok(asks.any(|asks| asks.jobs == 1).then_some(()))
+    });
+    one_is_back.await?;
     let id = i32::try_from(putting_back.id().context("it runs")?)?;
     chickwork_tests::rabbitmq::signal(id, libc::SIGINT);
     let output = soon("it has stopped", putting_back.wait_with_output()).await??;
@@ -484,18 +462,13 @@ pub(super) async fn an_audit_without_an_archive_says_what_it_does_not_know(
 
 /// Waits until an audit that knows of no archive says this sum, and how little it knows.
 async fn told_without_an_archive(stage: &Stage, sum: &str) -> anyhow::Result<()> {
-    let told = async {
-        loop {
-            let said = say(stage, &["--archive-keep", "0"]).await?;
-            let why = "There is no archive (CHICKWORK_ARCHIVE_KEEP is 0)";
-            assert!(said.err.contains(why), "{said:?}");
-            if said.out.contains(sum) {
-                return anyhow::Ok(said);
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    };
-    let said = soon(sum, told).await??;
+    let said = stage::until(SOON, sum, async || {
+        let said = say(stage, &["--archive-keep", "0"]).await?;
+        let why = "There is no archive (CHICKWORK_ARCHIVE_KEEP is 0)";
+        assert!(said.err.contains(why), "{said:?}");
+        Ok(said.out.contains(sum).then_some(said))
+    });
+    let said = said.await?;
     let all = "Everything that is known of is explained";
     assert!(said.out.contains(all), "{said:?}");
     assert_eq!(said.code, Some(0), "{said:?}");

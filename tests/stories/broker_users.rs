@@ -11,7 +11,7 @@ use chickwork_sandbox::ledger::Ledger;
 use chickwork_sandbox::{DEMO_API_TOKEN, DEMO_WEBHOOK_TOKEN, Say, webhook};
 use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY, mentioning};
 use chickwork_tests::process::chickwork;
-use chickwork_tests::stage::{Kind, SOON, Stage, a_namespace, soon, within};
+use chickwork_tests::stage::{Kind, SOON, Stage, a_namespace, until, within};
 use futures_util::StreamExt as _;
 use lapin::options::{
     BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions,
@@ -24,8 +24,6 @@ use serde_json::Value;
 
 /// How long a command may take, its own waiting included.
 const LOOK: Duration = Duration::from_secs(60);
-/// Before it is looked again: what a log or a command will say is not announced.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// How long a broker that was away may take until all is well again.
 const BACK: Duration = Duration::from_secs(60);
 /// How a broker says no.
@@ -146,19 +144,16 @@ async fn deliver(bot: &Bot, body: &str) -> anyhow::Result<()> {
 
 /// Waits until an audit has seen so many events, and everything is explained.
 async fn adds_up(bot: &Bot, received: u64) -> anyhow::Result<Value> {
-    let audited = async {
-        loop {
-            let sums = operator(bot, &["audit", "--json", "--wait", "0"]).await?;
-            let first = sums.out.lines().next().context("the sums")?;
-            let counted: Value = serde_json::from_str(first)?;
-            if counted["received"] == received && sums.code == Some(0) {
-                return anyhow::Ok(counted);
-            }
-            // A command says how it is now; nobody tells when that has changed.
-            tokio::time::sleep(LOOK_AGAIN).await;
+    until(LOOK, "all is received and explained", async || {
+        let sums = operator(bot, &["audit", "--json", "--wait", "0"]).await?;
+        let first = sums.out.lines().next().context("the sums")?;
+        let counted: Value = serde_json::from_str(first)?;
+        if counted["received"] == received && sums.code == Some(0) {
+            return Ok(Some(counted));
         }
-    };
-    within(LOOK, "all is received and explained", audited).await?
+        Ok(None)
+    })
+    .await
 }
 
 /// Nothing was refused to the processes of the bot.
@@ -216,14 +211,10 @@ pub(super) async fn a_bot_and_its_broker_need_nobody_but_the_users_of_the_roles(
         (&Value::from(4), &Value::from(1), &Value::from(1)),
         "{sums}"
     );
-    let works = async {
-        while operated(&bot, &["status", "--json"]).await?[0]["works"] != true {
-            // A command says how it is now; nobody tells when that has changed.
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-        anyhow::Ok(())
-    };
-    soon("the status is that it works", works).await??;
+    until(SOON, "the status is that it works", async || {
+        Ok((operated(&bot, &["status", "--json"]).await?[0]["works"] == true).then_some(()))
+    })
+    .await?;
     for (role, server) in [("ingress", &bot.front), ("worker", &bot.workers[0])] {
         let mut doctor = chickwork("doctor")?;
         doctor.envs(server.environment()).args(["--role", role]);
@@ -300,17 +291,14 @@ pub(super) async fn an_operator_needs_nobody_but_the_operators_user() -> anyhow:
     bot.buried(BACK, &dropped).await?;
     deliver(&bot, "no JSON").await?;
 
-    let letters = async {
-        loop {
-            let letters = operated(&bot, &["dead", "list", "--json"]).await?;
-            if letters.len() == 3 {
-                return anyhow::Ok(letters);
-            }
-            // A command says how it is now; nobody tells when that has changed.
-            tokio::time::sleep(LOOK_AGAIN).await;
+    let letters = until(SOON, "three letters are listed", async || {
+        let letters = operated(&bot, &["dead", "list", "--json"]).await?;
+        if letters.len() == 3 {
+            return Ok(Some(letters));
         }
-    };
-    let letters = soon("three letters are listed", letters).await??;
+        Ok(None)
+    })
+    .await?;
     let id = |message: &str| {
         let mut fitting = letters
             .iter()
@@ -342,18 +330,15 @@ pub(super) async fn an_operator_needs_nobody_but_the_operators_user() -> anyhow:
     assert_eq!(purge.await?, 1);
     bot.worker().start()?;
     bot.ready().await?;
-    let requeued = async {
-        loop {
-            let requeue = ["audit", "--wait", "0", "--requeue", "--yes"];
-            operator(&bot, &requeue).await?;
-            if bot.answers(&taken) > 0 {
-                return anyhow::Ok(());
-            }
-            // A command says how it is now; nobody tells when that has changed.
-            tokio::time::sleep(LOOK_AGAIN).await;
+    until(BACK, "it is put back and answered", async || {
+        let requeue = ["audit", "--wait", "0", "--requeue", "--yes"];
+        operator(&bot, &requeue).await?;
+        if bot.answers(&taken) > 0 {
+            return Ok(Some(()));
         }
-    };
-    within(BACK, "it is put back and answered", requeued).await??;
+        Ok(None)
+    })
+    .await?;
     assert_eq!(bot.answer(&taken).await?, "taken out");
     bot.posted(BACK, &taken).await?;
     adds_up(&bot, 4).await?;
@@ -593,13 +578,10 @@ pub(super) async fn no_user_of_a_role_may_do_more_than_the_role_needs() -> anyho
 /// Waits until a log says all this on one line.
 async fn says(log: impl Fn() -> String, words: &[&str]) -> anyhow::Result<()> {
     let all = |line: &str| words.iter().all(|words| line.contains(words));
-    let said = async {
-        while !log().lines().any(all) {
-            // A log is a file: there is nothing to be told by.
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    };
-    let said = within(BACK, &format!("it says {words:?}"), said).await;
+    let said = until(BACK, &format!("it says {words:?}"), async || {
+        Ok(log().lines().any(all).then_some(()))
+    })
+    .await;
     said.with_context(log)
 }
 

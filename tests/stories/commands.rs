@@ -10,7 +10,7 @@ use chickwork_chatwork::id::MessageId;
 use chickwork_sandbox::DEMO_WEBHOOK_TOKEN;
 use chickwork_tests::bot::{Plan, ROOM};
 use chickwork_tests::process::{chickwork, free_port};
-use chickwork_tests::stage::{Kind, soon, within};
+use chickwork_tests::stage::{Kind, SOON, soon, until, within};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
@@ -295,18 +295,13 @@ pub(super) async fn the_sandbox_runs_alone_and_can_be_talked_to() -> anyhow::Res
         .spawn()?;
     let http = chickwork_tests::process::http()?;
     let say = serde_json::json!({"room_id": ROOM, "account_id": 1_000_002, "body": "[To:1000001] echo hi"});
-    let said = soon("the sandbox answers", async {
-        loop {
-            let say = http
-                .post(format!("http://127.0.0.1:{port}/say"))
-                .body(say.to_string());
-            match say.send().await {
-                Ok(answer) => return answer.text().await,
-                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
-            }
-        }
+    let said = until(SOON, "the sandbox answers", async || {
+        let say = http
+            .post(format!("http://127.0.0.1:{port}/say"))
+            .body(say.to_string());
+        Ok(say.send().await.ok())
     });
-    let said: serde_json::Value = serde_json::from_str(&said.await??)?;
+    let said: serde_json::Value = serde_json::from_str(&said.await?.text().await?)?;
     assert_eq!(said["webhook_status"], 200, "{said}");
     // This bot answers in the sandbox of the story, not in that one.
     let message = MessageId::new(said["message_id"].as_str().unwrap_or_default())?;
@@ -327,13 +322,11 @@ pub(super) async fn what_topology_prints_is_what_a_managed_broker_needs() -> any
     // With its spool it takes webhooks all the same, and says what is missing.
     bot.front.start()?;
     bot.front.ready().await?;
-    let said = async {
-        while !bot.front.log().contains(&format!("exchange {namespace}.")) {
-            // A log tells nobody that it has grown.
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    };
-    soon("it says what is missing", said).await?;
+    let missing = format!("exchange {namespace}.");
+    let said = until(SOON, "it says what is missing", async || {
+        Ok(bot.front.log().contains(&missing).then_some(()))
+    });
+    said.await?;
 
     let output = run(chickwork("topology")?.env("CHICKWORK_NAMESPACE", &namespace)).await?;
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));

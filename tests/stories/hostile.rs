@@ -16,7 +16,7 @@ use chickwork_sandbox::fault::{Call, Fault, Service, Times};
 use chickwork_sandbox::ledger::Called;
 use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY, a_hook};
 use chickwork_tests::process::{Environment, Server, chickwork, free_port, http};
-use chickwork_tests::stage::{Kind, soon, within};
+use chickwork_tests::stage::{Kind, SOON, soon, until, within};
 use lapin::BasicProperties;
 use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -29,8 +29,6 @@ use tokio::task::JoinSet;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// An answer that nothing is in the way of.
 const PROMPT: Duration = Duration::from_secs(10);
-/// The pause before a store is looked at again: it tells nobody when something is there.
-const AGAIN: Duration = Duration::from_millis(200);
 
 /// Webhooks that are signed and strange are kept and counted, once each, and the bot goes on.
 pub(super) async fn strange_webhooks_are_counted_and_the_bot_goes_on(
@@ -86,19 +84,12 @@ pub(super) async fn strange_webhooks_are_counted_and_the_bot_goes_on(
         let series = format!("chickwork_webhooks_total{{result=\"{result}\"}}");
         assert_eq!(bot.front.figure(&series).await?, count as f64, "{result}");
     }
-    let buried = soon("they are dead letters", async {
-        loop {
-            let found = Box::pin(dead_bodies(&bot)).await?;
-            if malformed
-                .iter()
-                .all(|body| found.iter().any(|(_, found)| found == body))
-            {
-                return anyhow::Ok(found);
-            }
-            tokio::time::sleep(AGAIN).await;
-        }
+    let buried = until(SOON, "they are dead letters", async || {
+        let found = Box::pin(dead_bodies(&bot)).await?;
+        let is_found = |body| found.iter().any(|(_, found)| found == body);
+        Ok(malformed.iter().all(is_found).then_some(found))
     });
-    for (letter, _) in buried.await?? {
+    for (letter, _) in buried.await? {
         ensure!(
             letter.cause == Cause::Malformed || letter.cause == Cause::Refused,
             "{letter:?}"
@@ -670,17 +661,12 @@ pub(super) async fn what_somebody_put_into_the_broker_holds_nobody_up() -> anyho
             .collect::<Vec<_>>()
     };
     let mut dead = Vec::new();
-    let all_buried = soon("all are buried", async {
-        loop {
-            dead = Box::pin(dead_bodies(&bot)).await?;
-            if missing(&dead).is_empty() {
-                return anyhow::Ok(());
-            }
-            tokio::time::sleep(AGAIN).await;
-        }
-    })
-    .await;
-    all_buried.with_context(|| format!("not there: {:?}", missing(&dead)))??;
+    let all_buried = until(SOON, "all are buried", async || {
+        dead = Box::pin(dead_bodies(&bot)).await?;
+        Ok(missing(&dead).is_empty().then_some(()))
+    });
+    let all_buried = all_buried.await;
+    all_buried.with_context(|| format!("not there: {:?}", missing(&dead)))?;
     assert_eq!(dead.len(), strange.len(), "and nothing else");
     for strange in &strange {
         let letter = dead.iter().find(|(_, body)| *body == strange.body);
@@ -702,16 +688,11 @@ pub(super) async fn what_somebody_put_into_the_broker_holds_nobody_up() -> anyho
         );
     }
     // What is put off lies in the delay levels just as it came, and nothing counts it as tried.
-    let waiting = soon("they are put off", async {
-        loop {
-            let waiting = put_off(&bot).await?;
-            if waiting.len() > newer.len() {
-                return anyhow::Ok(waiting);
-            }
-            tokio::time::sleep(AGAIN).await;
-        }
+    let waiting = until(SOON, "they are put off", async || {
+        let waiting = put_off(&bot).await?;
+        Ok((waiting.len() > newer.len()).then_some(waiting))
     });
-    let waiting = waiting.await??;
+    let waiting = waiting.await?;
     for (_, properties, body) in &newer {
         let found = waiting.iter().find(|(_, found)| found == body);
         let (found, _) = found.context("a newer one is put off")?;

@@ -17,7 +17,7 @@ use chickwork_sandbox::{DEMO_API_TOKEN, Say, town};
 use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY, a_hook, mentioning};
 use chickwork_tests::process::{chickwork, free_port};
 use chickwork_tests::rabbitmq::signal;
-use chickwork_tests::stage::{Kind, SOON, next, settle, soon, within};
+use chickwork_tests::stage::{Kind, SOON, next, settle, soon, until, within};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
@@ -25,8 +25,6 @@ use tokio::process::Command;
 
 /// How long a command may take, its own waiting included.
 const LOOK: Duration = Duration::from_secs(60);
-/// Before it is looked again: what a store shows is not announced.
-const LOOK_AGAIN: Duration = Duration::from_millis(300);
 
 /// What a command has said.
 #[derive(Debug)]
@@ -286,13 +284,10 @@ pub(super) async fn a_mention_that_was_edited_in_is_missed_though_the_message_ha
     bot.front.kill().await?;
     // Chatwork tells seconds: an edit within the same one is none.
     let second = Timestamp::now().as_second();
-    let later = async {
-        while Timestamp::now().as_second() == second {
-            // It is time itself that is waited for.
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    };
-    soon("Chatwork's clock has gone on", later).await?;
+    until(SOON, "Chatwork's clock has gone on", async || {
+        Ok((Timestamp::now().as_second() != second).then_some(()))
+    })
+    .await?;
     let edit = Say {
         kind: Some(HookKind::MessageUpdated),
         message_id: Some(message.clone()),
@@ -350,17 +345,14 @@ pub(super) async fn two_who_recover_at_once_have_each_mention_answered_once(
     }
     bot.all_answered_once(LOOK, &missed).await?;
     let queue = bot.queue().await?;
-    let nothing_left = async {
-        loop {
-            let depths = queue.depths().await?;
-            if depths.iter().all(|depth| depth.jobs == 0) {
-                return anyhow::Ok(());
-            }
-            // Somebody else's queue has nothing to be told by.
-            tokio::time::sleep(LOOK_AGAIN).await;
+    until(SOON, "nothing is left", async || {
+        let depths = queue.depths().await?;
+        if depths.iter().all(|depth| depth.jobs == 0) {
+            return Ok(Some(()));
         }
-    };
-    soon("nothing is left", nothing_left).await??;
+        Ok(None)
+    })
+    .await?;
     assert_eq!(bot.sandbox.ledger().totals.posted, 10);
     bot.end().await
 }

@@ -12,7 +12,7 @@ use chickwork_sandbox::fault::{Fault, Service};
 use chickwork_sandbox::{DEMO_API_KEY, DEMO_API_TOKEN, Say, town};
 use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY};
 use chickwork_tests::process::chickwork;
-use chickwork_tests::stage::{Kind, SOON, Stage, soon, within};
+use chickwork_tests::stage::{Kind, SOON, Stage, soon, until, within};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -21,8 +21,6 @@ use tokio::process::Command;
 
 /// How long a command may take.
 const DONE: Duration = Duration::from_secs(60);
-/// Before it is looked again: what an export will hold is not announced.
-const LOOK_AGAIN: Duration = Duration::from_millis(300);
 /// Exported events that an older release has written.
 const OLDER: &str = include_str!("../../crates/chickwork/tests/data/export.v1.jsonl");
 /// More events than fit into [`LITTLE`] memory.
@@ -69,19 +67,16 @@ async fn exported(stage: &Stage, count: usize) -> anyhow::Result<(TempDir, PathB
         let has = |what: &str| line.contains(&format!("\"what\":\"{what}\""));
         has("received") && (has("ignored") || has("asked") && has("posted"))
     };
-    let whole = async {
-        loop {
-            let said = run(&mut command).await?;
-            ensure!(said.code == Some(0), "{said:?}");
-            let events = std::fs::read_to_string(&file)?;
-            if events.lines().filter(|line| is_whole(line)).count() == count {
-                return Ok(());
-            }
-            // Somebody else's queue has nothing to be told by.
-            tokio::time::sleep(LOOK_AGAIN).await;
+    until(DONE, "all is exported", async || {
+        let said = run(&mut command).await?;
+        ensure!(said.code == Some(0), "{said:?}");
+        let events = std::fs::read_to_string(&file)?;
+        if events.lines().filter(|line| is_whole(line)).count() == count {
+            return Ok(Some(()));
         }
-    };
-    within(DONE, "all is exported", whole).await??;
+        Ok(None)
+    })
+    .await?;
     Ok((folder, file))
 }
 

@@ -16,7 +16,9 @@ use chickwork_sandbox::webhook::Hook;
 use chickwork_sandbox::{DEMO_WEBHOOK_TOKEN, Say, town};
 use chickwork_tests::bot::{Bot, Plan, ROOM, a_hook};
 use chickwork_tests::process::chickwork;
-use chickwork_tests::stage::{A_WHILE, Kind, SOON, Stage, an_event, next, settle, soon, within};
+use chickwork_tests::stage::{
+    A_WHILE, Kind, SOON, Stage, an_event, next, settle, soon, until, within,
+};
 use futures_util::StreamExt as _;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
@@ -26,8 +28,6 @@ use tokio::process::{Child, ChildStdout, Command};
 const DONE: Duration = Duration::from_secs(120);
 /// How long a thousand answers may take.
 const ALL_ANSWERED: Duration = Duration::from_secs(120);
-/// Before it is looked again: what a command will show is not announced.
-const LOOK_AGAIN: Duration = Duration::from_millis(300);
 /// So many webhooks are on their way at once.
 const AT_ONCE: usize = 16;
 
@@ -112,38 +112,32 @@ async fn ended(running: Child) -> anyhow::Result<(Option<i32>, String)> {
 
 /// The audit's sums, once it exits 0 and nothing waits.
 async fn all_is_well(stage: &Stage) -> anyhow::Result<Value> {
-    let well = async {
-        loop {
-            let said = run(typed(stage, "audit", &["--json"])?).await?;
-            let sums: Value = serde_json::from_str(said.out.lines().next().context("no sums")?)?;
-            if said.code == Some(0) && sums["waiting"] == 0 {
-                return anyhow::Ok(sums);
-            }
-            // Somebody else's queue has nothing to be told by.
-            tokio::time::sleep(LOOK_AGAIN).await;
+    until(DONE, "the audit finds nothing", async || {
+        let said = run(typed(stage, "audit", &["--json"])?).await?;
+        let sums: Value = serde_json::from_str(said.out.lines().next().context("no sums")?)?;
+        if said.code == Some(0) && sums["waiting"] == 0 {
+            return Ok(Some(sums));
         }
-    };
-    within(DONE, "the audit finds nothing", well).await?
+        Ok(None)
+    })
+    .await
 }
 
 /// Waits until so many events are in the archive: copies are on their way for a moment.
 async fn archived(stage: &Stage, count: usize) -> anyhow::Result<()> {
     let queue = stage.queue().await?;
-    let archived = async {
-        loop {
-            let mut read = queue.archive().read(jiff::Timestamp::UNIX_EPOCH);
-            let mut ids = BTreeSet::new();
-            while let Some(event) = read.next().await? {
-                ids.insert(event.id);
-            }
-            if ids.len() >= count {
-                return anyhow::Ok(());
-            }
-            // Somebody else's queue has nothing to be told by.
-            tokio::time::sleep(LOOK_AGAIN).await;
+    until(DONE, "all of it is archived", async || {
+        let mut read = queue.archive().read(jiff::Timestamp::UNIX_EPOCH);
+        let mut ids = BTreeSet::new();
+        while let Some(event) = read.next().await? {
+            ids.insert(event.id);
         }
-    };
-    within(DONE, "all of it is archived", archived).await?
+        if ids.len() >= count {
+            return Ok(Some(()));
+        }
+        Ok(None)
+    })
+    .await
 }
 
 /// One of the mentions by many people.
@@ -476,18 +470,15 @@ pub(super) async fn an_exported_file_is_received_by_an_empty_deployment(
 
 /// Those that were lost are all that is unexplained.
 async fn all_but_the_lost_are_explained(stage: &Stage, lost: u64) -> anyhow::Result<()> {
-    let explained = async {
-        loop {
-            let said = run(typed(stage, "audit", &["--json", "--wait", "0"])?).await?;
-            let sums: Value = serde_json::from_str(said.out.lines().next().context("no sums")?)?;
-            if sums["unexplained"] == lost && sums["waiting"] == 0 {
-                return anyhow::Ok(());
-            }
-            // Somebody else's queue has nothing to be told by.
-            tokio::time::sleep(LOOK_AGAIN).await;
+    until(DONE, "all others are explained", async || {
+        let said = run(typed(stage, "audit", &["--json", "--wait", "0"])?).await?;
+        let sums: Value = serde_json::from_str(said.out.lines().next().context("no sums")?)?;
+        if sums["unexplained"] == lost && sums["waiting"] == 0 {
+            return Ok(Some(()));
         }
-    };
-    within(DONE, "all others are explained", explained).await?
+        Ok(None)
+    })
+    .await
 }
 
 /// A laptop hears what the bot heard; nothing else happens.
@@ -858,20 +849,17 @@ pub(super) async fn what_was_answered_elsewhere_is_not_answered_here(
     bot.sandbox.say(Say::new(ROOM, town::BOT, reply)).await;
     let said = replay(bot.stage(), &["--from", &file, "--all"]).await?;
     assert!(said.err.contains("1 to be received anew"), "{said:?}");
-    let found = async {
-        loop {
-            let outcomes = bot.outcomes().await?;
-            let is_its_end = |outcome: &Outcome| {
-                outcome.message_id.as_ref() == Some(&hook.message_id) && outcome.what.is_end()
-            };
-            if let Some(end) = outcomes.into_iter().find(is_its_end) {
-                return anyhow::Ok(end);
-            }
-            // Somebody else's queue has nothing to be told by.
-            tokio::time::sleep(LOOK_AGAIN).await;
+    let end = until(ALL_ANSWERED, "it has come to an end", async || {
+        let outcomes = bot.outcomes().await?;
+        let is_its_end = |outcome: &Outcome| {
+            outcome.message_id.as_ref() == Some(&hook.message_id) && outcome.what.is_end()
+        };
+        if let Some(end) = outcomes.into_iter().find(is_its_end) {
+            return Ok(Some(end));
         }
-    };
-    let end = within(ALL_ANSWERED, "it has come to an end", found).await??;
+        Ok(None)
+    })
+    .await?;
     ensure!(
         matches!(end.what, What::Posted { found: true, .. }),
         "{end:?}"

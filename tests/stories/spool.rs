@@ -11,7 +11,7 @@ use chickwork_sandbox::webhook::Sent;
 use chickwork_tests::bot::{Bot, Plan, a_hook};
 use chickwork_tests::door::Door;
 use chickwork_tests::process::{Server, http};
-use chickwork_tests::stage::{Kind, Stage, soon, within};
+use chickwork_tests::stage::{Kind, SOON, Stage, soon, until, within};
 use futures_util::future::join_all;
 
 /// An answer to a webhook takes less, whatever happens.
@@ -150,13 +150,14 @@ pub(super) async fn an_ingress_starts_without_its_broker_and_with_a_spoilt_spool
     std::fs::write(&spool, "Dear diary, ".repeat(1000))?;
     bot.front.start()?;
     bot.front.ready().await?;
-    let told = async {
-        while !bot.front.log().contains("the broker takes no events") {
-            // A log is there to be read, and tells nobody.
-            tokio::time::sleep(AGAIN).await;
-        }
-    };
-    soon("it says that its broker is away", told).await?;
+    until(SOON, "it says that its broker is away", async || {
+        Ok(bot
+            .front
+            .log()
+            .contains("the broker takes no events")
+            .then_some(()))
+    })
+    .await?;
     let messages = all_taken(&bot, 1..11).await?;
     assert_eq!(bot.front.figure(IN_THE_SPOOL).await?, 10.0);
     let log = bot.front.log();
@@ -224,13 +225,10 @@ pub(super) async fn a_spool_that_is_taken_is_waited_for_and_not_shared() -> anyh
         Ok(server)
     };
     let (mut stopped, mut patient) = (another()?, another()?);
-    let told = async {
-        while !stopped.log().contains(&holder) {
-            // A log is there to be read, and tells nobody.
-            tokio::time::sleep(AGAIN).await;
-        }
-    };
-    soon("it says who has the spool", told).await?;
+    until(SOON, "it says who has the spool", async || {
+        Ok(stopped.log().contains(&holder).then_some(()))
+    })
+    .await?;
     stopped.terminate()?;
     assert_eq!(stopped.exit_code().await?, Some(0));
     let log = stopped.log();
@@ -260,13 +258,10 @@ pub(super) async fn serve_stays_in_service_while_its_spool_takes_everything() ->
     bot.front.terminate()?;
     assert_eq!(bot.front.exit_code().await?, Some(0));
     bot.front.start()?;
-    let in_service = async {
-        while !is_in_service(&bot).await.unwrap_or(false) {
-            // Somebody who is just starting has nothing to be told by.
-            tokio::time::sleep(AGAIN).await;
-        }
-    };
-    soon("it is in service again", in_service).await?;
+    until(SOON, "it is in service again", async || {
+        Ok(is_in_service(&bot).await.unwrap_or(false).then_some(()))
+    })
+    .await?;
     messages.extend(all_taken(&bot, 5..8).await?);
     assert_eq!(bot.front.figure("chickwork_spool_up").await?, 1.0);
     assert_eq!(bot.front.figure(WAITING).await?, 6.0);

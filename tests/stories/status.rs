@@ -11,7 +11,7 @@ use chickwork_sandbox::fault::{Fault, Service};
 use chickwork_sandbox::{DEMO_WEBHOOK_TOKEN, webhook};
 use chickwork_tests::bot::{Bot, Plan};
 use chickwork_tests::process::{chickwork, free_port};
-use chickwork_tests::stage::{Kind, SOON, within};
+use chickwork_tests::stage::{self, Kind, SOON, within};
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -21,8 +21,6 @@ const LOOK: Duration = Duration::from_secs(45);
 const FADED: Duration = Duration::from_secs(60);
 /// How long until everything is as before once the broker has come back.
 const BACK: Duration = Duration::from_secs(60);
-/// Before it is looked again: reports are not announced.
-const LOOK_AGAIN: Duration = Duration::from_millis(300);
 
 /// What was printed, and the exit code.
 struct Look {
@@ -67,18 +65,15 @@ async fn until(
     expected: impl Fn(&Value) -> bool,
 ) -> anyhow::Result<(Option<i32>, Value)> {
     let mut last = Value::Null;
-    let looking = async {
-        loop {
-            let (exit, json) = in_json(bot).await?;
-            if expected(&json) {
-                return anyhow::Ok((exit, json));
-            }
-            last = json;
-            tokio::time::sleep(LOOK_AGAIN).await;
+    let looked = stage::until(limit, what, async || {
+        let (exit, json) = in_json(bot).await?;
+        if expected(&json) {
+            return Ok(Some((exit, json)));
         }
-    };
-    let looked = within(limit, what, looking).await;
-    looked.with_context(|| format!("{last:#}"))?
+        last = json;
+        Ok(None)
+    });
+    looked.await.with_context(|| format!("{last:#}"))
 }
 
 fn processes(json: &Value, role: &str) -> usize {

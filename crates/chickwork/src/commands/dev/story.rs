@@ -138,11 +138,11 @@ fn received(id: EventId) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
-    use chickwork_chatwork::id::AccountId;
     use chickwork_queue::event::BotName;
     use chickwork_queue::job::Cause;
 
     use super::*;
+    use crate::recorded::tests::asked;
 
     /// Tells a story of outcomes, each so many seconds after the event came in.
     fn told(outcomes: &[(i64, What)]) -> Vec<String> {
@@ -181,16 +181,6 @@ mod tests {
         let over = outcomes.last().is_some_and(|(_, what)| is_the_end(what));
         assert_eq!(stories.0.is_empty(), over, "what is over is forgotten");
         lines
-    }
-
-    fn asked(result: &str) -> What {
-        What::Asked {
-            millis: 1,
-            result: result.to_owned(),
-            sender: AccountId(1),
-            question: None,
-            answer: None,
-        }
     }
 
     fn later(step: Step, reason: &str, millis: i64) -> What {
@@ -267,7 +257,7 @@ mod tests {
             // As it should be.
             (
                 &[
-                    (0, asked(What::ANSWERED)),
+                    (0, asked(What::ANSWERED, None, None)),
                     (0, stored()),
                     (0, intent()),
                     (0, posted(false)),
@@ -276,7 +266,7 @@ mod tests {
             ),
             (
                 &[
-                    (0, asked(What::NO_ANSWER)),
+                    (0, asked(What::NO_ANSWER, None, None)),
                     (0, stored()),
                     (0, intent()),
                     (1, posted(false)),
@@ -289,9 +279,9 @@ mod tests {
             // SimSimi fails, and then it does not.
             (
                 &[
-                    (1, asked(failed)),
+                    (1, asked(failed, None, None)),
                     (1, later(Ask, failed, 1_400)),
-                    (3, asked(What::ANSWERED)),
+                    (3, asked(What::ANSWERED, None, None)),
                     (3, stored()),
                     (3, intent()),
                     (4, posted(false)),
@@ -303,13 +293,19 @@ mod tests {
             ),
             // It does not want us, and the next one does not even ask.
             (
-                &[(0, asked("no key")), (0, later(Ask, "paused", 60_000))],
+                &[
+                    (0, asked("no key", None, None)),
+                    (0, later(Ask, "paused", 60_000)),
+                ],
                 &["no key (paused); again in 60 s"],
             ),
             (&[(0, later(Ask, "paused", 0))], &["paused; again at once"]),
             // It fails to the end.
             (
-                &[(0, asked(failed)), (0, dead(Ask, Cause::Exhausted, failed))],
+                &[
+                    (0, asked(failed, None, None)),
+                    (0, dead(Ask, Cause::Exhausted, failed)),
+                ],
                 &["given up (exhausted): SimSimi failed: 500 Server error"],
             ),
             // The answer to a post is lost; the post is found.

@@ -501,12 +501,13 @@ fn open(story: &Story, now: Timestamp) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use chickwork_chatwork::id::{AccountId, MessageId};
+    use chickwork_chatwork::id::MessageId;
     use chickwork_queue::dead::DeadLetter;
     use chickwork_queue::event::BotName;
 
     use super::*;
     use crate::filter::tests::a_letter;
+    use crate::recorded::tests::asked;
 
     /// Five minutes after the event came in.
     const NOW: i64 = 300;
@@ -570,16 +571,6 @@ mod tests {
     fn elsewhere() -> What {
         What::Intent {
             consumer: What::ELSEWHERE.to_owned(),
-        }
-    }
-
-    fn asked(result: &str) -> What {
-        What::Asked {
-            millis: 1,
-            result: result.to_owned(),
-            sender: AccountId(1),
-            question: None,
-            answer: None,
         }
     }
 
@@ -915,7 +906,10 @@ mod tests {
     #[test]
     fn what_an_event_without_an_end_is_doing_follows_from_its_last_outcomes() {
         let table: [(&[What], &str); 11] = [
-            (&[asked(What::ANSWERED)], "No reply yet: SimSimi was asked"),
+            (
+                &[asked(What::ANSWERED, None, None)],
+                "No reply yet: SimSimi was asked",
+            ),
             (&[stored()], "No reply yet: the reply is stored"),
             (&[intent()], "Perhaps: a worker began to post"),
             (
@@ -968,13 +962,21 @@ mod tests {
     fn why_the_bot_said_a_line_of_its_own_is_told() {
         let line = "a line of its own (CHICKWORK_FALLBACK)";
         let table: [(&[What], Option<&str>); 5] = [
-            (&[asked(What::ANSWERED), stored()], None),
+            (&[asked(What::ANSWERED, None, None), stored()], None),
             (
-                &[asked("SimSimi failed"), asked(What::NO_ANSWER), stored()],
+                &[
+                    asked("SimSimi failed", None, None),
+                    asked(What::NO_ANSWER, None, None),
+                    stored(),
+                ],
                 Some("SimSimi did not understand that, so"),
             ),
             (
-                &[asked(What::NO_ANSWER), asked(What::ANSWERED), stored()],
+                &[
+                    asked(What::NO_ANSWER, None, None),
+                    asked(What::ANSWERED, None, None),
+                    stored(),
+                ],
                 None,
             ),
             (
