@@ -76,8 +76,9 @@ impl Call {
             flags = its_flags;
         }
         let command = names.join(" ");
-        let contradiction =
-            filter::contradiction(flags, Timestamp::now()).or_else(|| choice::contradiction(flags));
+        let contradiction = filter::contradiction(flags, Timestamp::now())
+            .or_else(|| choice::contradiction(flags))
+            .or_else(|| replay::contradiction(flags));
         if let Some(says) = contradiction {
             command_line::wrong_usage(&command, says);
         }

@@ -14,6 +14,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use chickwork_queue::event::EventId;
+use chickwork_queue::events::Standing;
 use chickwork_queue::{Location, Queue, Settings};
 use clap::{Arg, ArgGroup, ArgMatches, Command};
 use jiff::Timestamp;
@@ -352,6 +353,31 @@ fn source(text: &str) -> Result<Source, String> {
     })
 }
 
+/// Why nothing can be chosen from the dead letters by these flags, of whichever command.
+pub(crate) fn contradiction(flags: &ArgMatches) -> Option<String> {
+    let source: &Source = flags.try_get_one("from").ok()??;
+    if *source != Source::Dead {
+        return None;
+    }
+    let instead = "--state dead in place of --from dead looks in the archive, which does";
+    for (flag, tells) in [
+        ("sender", "who wrote the message"),
+        ("text", "what the message said"),
+    ] {
+        if flags.contains_id(flag) {
+            return Some(format!(
+                "a dead letter does not tell {tells}, which --{flag} is about: {instead}"
+            ));
+        }
+    }
+    let mut states = choice::states(flags).into_iter();
+    let other = states.find(|state| *state != Standing::Dead)?;
+    Some(format!(
+        "what is {} has no dead letter: leave out --from dead, or --state",
+        other.as_str()
+    ))
+}
+
 /// The exit code.
 fn code(is_good: bool) -> ExitCode {
     if is_good {
@@ -371,4 +397,40 @@ fn tell_of_missing(named: &[EventId], found: &[Found]) -> bool {
         ));
     }
     missing.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_dead_letters_do_not_tell_chooses_none_of_them_and_is_told() {
+        let told = |words: &[&str]| {
+            let flags = command()
+                .no_binary_name(true)
+                .try_get_matches_from(words)
+                .expect("right usage");
+            contradiction(&flags)
+        };
+        let table: [(&[&str], Option<&str>); 7] = [
+            (&["--all"], None),
+            (&["--from", "dead", "--all"], None),
+            (&["--from", "dead", "--state", "dead", "--room", "3"], None),
+            (&["--from", "events.jsonl", "--text", "chip"], None),
+            (
+                &["--from", "dead", "--text", "chip"],
+                Some("what the message said"),
+            ),
+            (&["--from", "dead", "--sender", "7"], Some("who wrote")),
+            (
+                &["--from", "dead", "--state", "dead,ignored"],
+                Some("what is ignored has no dead letter"),
+            ),
+        ];
+        for (words, expected) in table {
+            let told = told(words);
+            assert_eq!(told.is_some(), expected.is_some(), "{words:?}: {told:?}");
+            assert!(told.unwrap_or_default().contains(expected.unwrap_or("")));
+        }
+    }
 }
