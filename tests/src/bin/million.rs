@@ -47,16 +47,19 @@ fn say(line: std::fmt::Arguments<'_>) {
 }
 
 fn main() -> anyhow::Result<()> {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let count = words.iter().find_map(|word| word.parse().ok());
-    let count: u64 = count.unwrap_or(1_000_000);
-    let stays = words.iter().any(|word| word == "stay");
-    let is_wanted = |kind: &str| {
-        let named = words
-            .iter()
-            .any(|word| word == "sqlite" || word == "rabbitmq");
-        !named || words.iter().any(|word| word == kind)
-    };
+    let (mut count, mut kinds, mut stays) = (1_000_000, Vec::new(), false);
+    for word in std::env::args().skip(1) {
+        match word.as_str() {
+            "sqlite" | "rabbitmq" => kinds.push(word),
+            "stay" => stays = true,
+            _ => {
+                count = word
+                    .parse()
+                    .context("usage: million [COUNT] [sqlite|rabbitmq] [stay]")?
+            }
+        }
+    }
+    let is_wanted = |kind: &str| kinds.is_empty() || kinds.iter().any(|word| word == kind);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
