@@ -8,6 +8,7 @@ pub mod door;
 pub mod gate;
 pub mod process;
 pub mod rabbitmq;
+pub mod said;
 pub mod stack;
 pub mod stage;
 pub mod storm;

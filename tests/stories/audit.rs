@@ -1,7 +1,6 @@
 //! `chickwork audit`, as an operator uses it: what was received is held against what became of it, and
 //! against what the outside world saw.
 
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -15,37 +14,20 @@ use chickwork_queue::spool::{Spool, SpoolSettings};
 use chickwork_sandbox::{DEMO_WEBHOOK_TOKEN, Say, town, webhook};
 use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY, a_hook};
 use chickwork_tests::process::{chickwork, free_port};
+use chickwork_tests::said::{Said, begin, run, typed};
 use chickwork_tests::stage::{
-    self, Kind, SOON, Stage, an_event, outcome, put_back, settings, soon, within,
+    self, Kind, SOON, Stage, an_event, outcome, put_back, settings, soon,
 };
 use jiff::{SignedDuration, Timestamp};
 use lapin::options::{QueueDeleteOptions, QueuePurgeOptions};
 use serde_json::{Value, json};
 
-/// How long a command may take, its own waiting included.
+/// How long it may take until an audit is as expected.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// What a command has said.
-#[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-/// `chickwork audit …` on this stage, as it would be typed.
+/// `chickwork audit …` on this stage.
 async fn say(stage: &Stage, words: &[&str]) -> anyhow::Result<Said> {
-    let mut command = chickwork("audit")?;
-    command
-        .args(words)
-        .env("CHICKWORK_QUEUE", stage.location())
-        .env("CHICKWORK_NAMESPACE", stage.namespace());
-    let output = within(LOOK, "the command has ended", command.output()).await??;
-    Ok(Said {
-        code: output.status.code(),
-        out: String::from_utf8(output.stdout)?,
-        err: String::from_utf8(output.stderr)?,
-    })
+    run(typed(stage, "audit", words)?).await
 }
 
 /// What an audit in JSON has said.
@@ -66,8 +48,7 @@ impl Audited {
 
 async fn audit(stage: &Stage, words: &[&str]) -> anyhow::Result<Audited> {
     let said = say(stage, &[&["--json"], words].concat()).await?;
-    let lines: Result<Vec<Value>, _> = said.out.lines().map(serde_json::from_str).collect();
-    let mut lines = lines.with_context(|| format!("{said:?}"))?.into_iter();
+    let mut lines = said.lines()?.into_iter();
     let sums = lines.next().with_context(|| format!("{said:?}"))?;
     let sum = ["answered", "ignored", "dead", "waiting", "unexplained"]
         .map(|part| sums[part].as_u64().unwrap_or(u64::MAX / 8));
@@ -126,14 +107,9 @@ pub(super) async fn the_audit_adds_up_to_what_the_world_saw(kind: Kind) -> anyho
         late.push(bot.buried(SOON, &hook.message_id).await?);
     }
     for (deed, letter) in [("drop", &late[1]), ("retry", &late[2])] {
-        let mut command = chickwork("dead")?;
-        let id = letter.id.to_string();
-        command
-            .args([deed, &id, "--yes"])
-            .env("CHICKWORK_QUEUE", bot.stage().location())
-            .env("CHICKWORK_NAMESPACE", bot.stage().namespace());
-        let output = within(LOOK, "the command has ended", command.output()).await??;
-        ensure!(output.status.success(), "{output:?}");
+        let words = [deed, &letter.id.to_string(), "--yes"];
+        let said = run(typed(bot.stage(), "dead", &words)?).await?;
+        said.succeeded()?;
     }
     let retried = late[2].message_id.clone().context("it has a message")?;
     assert_eq!(bot.answer(&retried).await?, "is retried");
@@ -378,14 +354,8 @@ pub(super) async fn putting_back_can_be_stopped_and_says_how_far_it_came(
     received(&stage, 3).await?;
     empty_ask_queue(&stage).await?;
 
-    let mut command = chickwork("audit")?;
-    command
-        .args(["--wait", "0", "--requeue", "--yes", "--rate", "1/1h"])
-        .env("CHICKWORK_QUEUE", stage.location())
-        .env("CHICKWORK_NAMESPACE", stage.namespace())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let putting_back = command.spawn()?;
+    let slowly = ["--wait", "0", "--requeue", "--yes", "--rate", "1/1h"];
+    let (putting_back, _lines) = begin(typed(&stage, "audit", &slowly)?)?;
     let one_is_back = stage::until(SOON, "one is back", async || {
         let depths = queue.depths().await?;
         let mut asks = depths.iter().filter(|depth| depth.queue == "ask");
@@ -394,10 +364,10 @@ pub(super) async fn putting_back_can_be_stopped_and_says_how_far_it_came(
     one_is_back.await?;
     let id = i32::try_from(putting_back.id().context("it runs")?)?;
     chickwork_tests::rabbitmq::signal(id, libc::SIGINT);
-    let output = soon("it has stopped", putting_back.wait_with_output()).await??;
-    let said = String::from_utf8(output.stderr)?;
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("1 of 3 put back; stopped, 2 left."), "{said}");
+    let said = Said::of(soon("it has stopped", putting_back.wait_with_output()).await??)?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    let words = "1 of 3 put back; stopped, 2 left.";
+    assert!(said.err.contains(words), "{said:?}");
     let left = audit(&stage, &["--wait", "0"]).await?;
     assert_eq!((left.code, &left.sums["unexplained"]), (Some(1), &json!(2)));
     assert_eq!(left.sums["waiting"], 1);
@@ -616,15 +586,14 @@ pub(super) async fn nobody_but_an_ingress_writes_into_a_spool() -> anyhow::Resul
         command
             .args(&errand[1..])
             .env("CHICKWORK_QUEUE", format!("sqlite:{}", path.display()));
-        let output = within(LOOK, "the command has ended", command.output()).await??;
-        let said = String::from_utf8(output.stderr)?;
-        assert_eq!(output.status.code(), Some(1), "{errand:?}: {said}");
+        let said = run(command).await?;
+        assert_eq!(said.code, Some(1), "{errand:?}: {said:?}");
         let why = format!(
             "{} is the spool of an ingress: 2 events wait in it; set CHICKWORK_QUEUE to the broker",
             path.display()
         );
-        assert!(said.contains(&why), "{errand:?}: {said}");
-        assert!(output.stdout.is_empty(), "{errand:?}");
+        assert!(said.err.contains(&why), "{errand:?}: {said:?}");
+        assert!(said.out.is_empty(), "{errand:?}");
     }
     let as_a_queue = settings(&format!("sqlite:{}", path.display()), "")?;
     let as_a_queue = Queue::open_existing(as_a_queue).await?;
@@ -650,10 +619,10 @@ pub(super) async fn an_audit_of_nothing_names_what_is_not_there() -> anyhow::Res
         .args(["--requeue", "--yes"])
         .current_dir(&here)
         .env("CHICKWORK_QUEUE", "sqlite:nowhere.db");
-    let output = within(LOOK, "the command has ended", command.output()).await??;
-    let said = String::from_utf8(output.stderr)?;
-    assert_eq!(output.status.code(), Some(1));
-    assert!(said.contains(&absolute.display().to_string()), "{said}");
+    let said = run(command).await?;
+    assert_eq!(said.code, Some(1));
+    let path = absolute.display().to_string();
+    assert!(said.err.contains(&path), "{said:?}");
     ensure!(!absolute.exists(), "a queue was created");
     Ok(())
 }

@@ -11,6 +11,7 @@ use chickwork_sandbox::ledger::Ledger;
 use chickwork_sandbox::{DEMO_API_TOKEN, DEMO_WEBHOOK_TOKEN, Say, webhook};
 use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY, mentioning};
 use chickwork_tests::process::chickwork;
+use chickwork_tests::said::{Said, run, typed};
 use chickwork_tests::stage::{Kind, SOON, Stage, a_namespace, until, within};
 use futures_util::StreamExt as _;
 use lapin::options::{
@@ -22,8 +23,6 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
 use serde_json::Value;
 
-/// How long a command may take, its own waiting included.
-const LOOK: Duration = Duration::from_secs(60);
 /// How long a broker that was away may take until all is well again.
 const BACK: Duration = Duration::from_secs(60);
 /// How a broker says no.
@@ -41,10 +40,9 @@ async fn definitions(namespace: &str) -> anyhow::Result<String> {
     command
         .env("CHICKWORK_NAMESPACE", namespace)
         .envs(["ingress", "worker", "operator"].map(password));
-    let output = within(LOOK, "it is printed", command.output()).await??;
-    let printed = String::from_utf8(output.stdout)?;
-    ensure!(output.status.code() == Some(0) && !printed.contains("hush"));
-    Ok(printed)
+    let said = run(command).await?.succeeded()?;
+    ensure!(!said.out.contains("hush"));
+    Ok(said.out)
 }
 
 /// A stage whose node was given the definitions before its first start.
@@ -93,45 +91,24 @@ fn control(bot: &Bot, arguments: &[&str]) -> anyhow::Result<String> {
     tokio::task::block_in_place(|| bot.stage().node()?.control(arguments))
 }
 
-/// What a command has said.
-#[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
 /// What a command says to the operator's user.
 async fn operator(bot: &Bot, words: &[&str]) -> anyhow::Result<Said> {
-    let [command, words @ ..] = words else {
-        anyhow::bail!("no command");
-    };
-    let mut command = chickwork(command)?;
+    let (command, words) = words.split_first().context("no command")?;
+    let mut command = typed(bot.stage(), command, words)?;
     command
-        .args(words)
         .env("CHICKWORK_QUEUE", address(bot.stage(), "operator")?)
-        .env("CHICKWORK_NAMESPACE", bot.stage().namespace())
         // For those that speak to the services as the bot.
         .env("CHATWORK_API_TOKEN", DEMO_API_TOKEN)
         .env("CHATWORK_API_URL", bot.sandbox.chatwork_url());
-    let output = within(LOOK, "the command has ended", command.output()).await??;
-    let said = Said {
-        code: output.status.code(),
-        out: String::from_utf8(output.stdout)?,
-        err: String::from_utf8(output.stderr)?,
-    };
+    let said = run(command).await?;
     ensure!(!said.err.contains(REFUSED), "{said:?}");
     Ok(said)
 }
 
 /// The same for one that succeeds and has nothing to complain about; its lines as JSON.
 async fn operated(bot: &Bot, words: &[&str]) -> anyhow::Result<Vec<Value>> {
-    let said = operator(bot, words).await?;
-    ensure!(said.code == Some(0), "{words:?}: {said:?}");
-    let lines = said.out.lines().map(serde_json::from_str);
-    lines
-        .collect::<Result<_, _>>()
-        .with_context(|| format!("{words:?}: {said:?}"))
+    let said = operator(bot, words).await?.succeeded();
+    said.with_context(|| format!("{words:?}"))?.lines()
 }
 
 /// Chatwork sends a webhook with this body.
@@ -144,12 +121,11 @@ async fn deliver(bot: &Bot, body: &str) -> anyhow::Result<()> {
 
 /// Waits until an audit has seen so many events, and everything is explained.
 async fn adds_up(bot: &Bot, received: u64) -> anyhow::Result<Value> {
-    until(LOOK, "all is received and explained", async || {
-        let sums = operator(bot, &["audit", "--json", "--wait", "0"]).await?;
-        let first = sums.out.lines().next().context("the sums")?;
-        let counted: Value = serde_json::from_str(first)?;
-        if counted["received"] == received && sums.code == Some(0) {
-            return Ok(Some(counted));
+    until(BACK, "all is received and explained", async || {
+        let said = operator(bot, &["audit", "--json", "--wait", "0"]).await?;
+        let sums = said.lines()?.into_iter().next().context("the sums")?;
+        if sums["received"] == received && said.code == Some(0) {
+            return Ok(Some(sums));
         }
         Ok(None)
     })
@@ -218,10 +194,10 @@ pub(super) async fn a_bot_and_its_broker_need_nobody_but_the_users_of_the_roles(
     for (role, server) in [("ingress", &bot.front), ("worker", &bot.workers[0])] {
         let mut doctor = chickwork("doctor")?;
         doctor.envs(server.environment()).args(["--role", role]);
-        let output = within(LOOK, "the doctor is done", doctor.output()).await??;
-        let said = String::from_utf8(output.stdout)?;
-        assert_eq!(output.status.code(), Some(0), "{said}");
-        assert!(said.contains("broker permissions: This user may"), "{said}");
+        let said = run(doctor).await?;
+        assert_eq!(said.code, Some(0), "{said:?}");
+        let words = "broker permissions: This user may";
+        assert!(said.out.contains(words), "{said:?}");
     }
     nothing_was_refused(&bot)?;
     bot.end().await
@@ -242,10 +218,7 @@ pub(super) async fn a_broker_imports_its_definitions_again_when_they_have_change
             .env(password("worker").0, worker)
             .arg("--output")
             .arg(&file);
-        let output = within(LOOK, "it is written", command.output()).await??;
-        let said = String::from_utf8(output.stderr)?;
-        ensure!(output.status.code() == Some(0), "{said}");
-        anyhow::Ok(said)
+        anyhow::Ok(run(command).await?.succeeded()?.err)
     };
     let worker = format!("{namespace}-worker");
     let logs_in = |password: &str| {
@@ -618,11 +591,10 @@ pub(super) async fn who_lacks_a_right_is_told_which() -> anyhow::Result<()> {
     doctor
         .envs(bot.front.environment())
         .args(["--role", "ingress"]);
-    let output = within(LOOK, "the doctor is done", doctor.output()).await??;
-    let said = String::from_utf8(output.stdout)?;
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    let said = run(doctor).await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
     for words in ["may not write", &way_in, "chickwork topology"] {
-        assert!(said.contains(words), "{words} in {said}");
+        assert!(said.out.contains(words), "{words} in {said:?}");
     }
 
     bot.front.ready().await?;

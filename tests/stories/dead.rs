@@ -1,7 +1,6 @@
 //! `chickwork dead`, as an operator uses it: what was given up is listed, shown, put back or dropped.
 
 use std::collections::HashSet;
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -16,12 +15,12 @@ use chickwork_sandbox::town::{self, Role};
 use chickwork_sandbox::{DEMO_WEBHOOK_TOKEN, webhook};
 use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY, a_hook};
 use chickwork_tests::process::chickwork;
+use chickwork_tests::said::{Said, begin, run, text, typed};
 use chickwork_tests::stage::{
     Kind, Plant, SOON, Stage, a_reply, an_event, next, settle, soon, within,
 };
 use jiff::Timestamp;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
 /// Longer than a letter takes to be given up, with `CHICKWORK_MAX_AGE` as these stories set it.
@@ -41,51 +40,26 @@ const FIELDS: [&str; 11] = [
     "type",
 ];
 
-/// What a command has said.
-#[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-/// `chickwork dead …` on this stage, as it would be typed.
+/// `chickwork dead …` on this stage.
 fn dead(stage: &Stage, words: &[&str]) -> anyhow::Result<Command> {
-    let mut command = chickwork("dead")?;
-    command
-        .args(words)
-        .env("CHICKWORK_QUEUE", stage.location())
-        .env("CHICKWORK_NAMESPACE", stage.namespace());
-    Ok(command)
+    typed(stage, "dead", words)
 }
 
-async fn run(mut command: Command) -> anyhow::Result<Said> {
-    let output = within(GIVEN_UP, "the command has ended", command.output()).await??;
-    Ok(Said {
-        code: output.status.code(),
-        out: String::from_utf8(output.stdout)?,
-        err: String::from_utf8(output.stderr)?,
-    })
-}
-
-/// Runs it and sees that it succeeds; what it has printed.
-async fn done(stage: &Stage, words: &[&str]) -> anyhow::Result<String> {
+/// Runs it and sees that it succeeds.
+async fn succeed(stage: &Stage, words: &[&str]) -> anyhow::Result<Said> {
     let said = run(dead(stage, words)?).await?;
-    ensure!(said.code == Some(0), "{words:?}: {said:?}");
-    Ok(said.out)
+    said.succeeded().with_context(|| format!("{words:?}"))
+}
+
+/// The same; what it has printed.
+async fn done(stage: &Stage, words: &[&str]) -> anyhow::Result<String> {
+    Ok(succeed(stage, words).await?.out)
 }
 
 /// What is listed, as JSON.
 async fn listed(stage: &Stage, words: &[&str]) -> anyhow::Result<Vec<Value>> {
-    let listed = done(stage, &[&["list", "--json"], words].concat()).await?;
-    Ok(listed
-        .lines()
-        .map(serde_json::from_str)
-        .collect::<Result<_, _>>()?)
-}
-
-fn text<'a>(letter: &'a Value, field: &str) -> &'a str {
-    letter[field].as_str().unwrap_or_default()
+    let words = [&["list", "--json"], words].concat();
+    succeed(stage, &words).await?.lines()
 }
 
 /// The ids of letters, in their order.
@@ -140,8 +114,9 @@ pub(super) async fn every_cause_is_listed_shown_and_retried(kind: Kind) -> anyho
         assert!(each.contains(id) && each.contains(cause), "{each}");
         let shown = done(bot.stage(), &["show", id]).await?;
         assert!(shown.contains(id) && shown.contains(cause), "{shown}");
-        let shown: Value =
-            serde_json::from_str(&done(bot.stage(), &["show", id, "--json"]).await?)?;
+        let shown = succeed(bot.stage(), &["show", id, "--json"])
+            .await?
+            .json()?;
         for field in FIELDS {
             assert_eq!(shown[field], letter[field]);
         }
@@ -455,12 +430,9 @@ pub(super) async fn filters_choose_exactly_what_they_say(kind: Kind) -> anyhow::
     // The same flags choose what is taken.
     let dropped = done(&stage, &["drop", "--room", "4", "--step", "ask", "--yes"]).await?;
     assert_eq!(dropped, format!("{other_ask}\n"));
-    let put_back = done(
-        &stage,
-        &["retry", "--all", "--limit", "1", "--yes", "--json"],
-    )
-    .await?;
-    assert_eq!(text(&serde_json::from_str(&put_back)?, "id"), ask);
+    let retry = ["retry", "--all", "--limit", "1", "--yes", "--json"];
+    let put_back = succeed(&stage, &retry).await?.json()?;
+    assert_eq!(text(&put_back, "id"), ask);
     assert_eq!(ids(&listed(&stage, &[]).await?), [post, receive]);
     Ok(())
 }
@@ -566,21 +538,17 @@ pub(super) async fn a_long_run_can_be_stopped_and_says_how_far_it_came(
 
     let drop_slowly = |which: &[&str], rate: &str| -> anyhow::Result<_> {
         let how = ["drop", "--yes", "--rate", rate];
-        let mut command = dead(&stage, &[&how, which].concat())?;
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut dropping = command.spawn()?;
-        let output = dropping.stdout.take().context("its output was asked for")?;
-        Ok((dropping, BufReader::new(output).lines()))
+        begin(dead(&stage, &[&how, which].concat())?)
     };
     let (dropping, mut lines) = drop_slowly(&["--all"], "1/1h")?;
     let first = soon("one is dropped", lines.next_line()).await??;
     assert_eq!(first.as_deref(), Some(four[0].as_str()));
     let id = i32::try_from(dropping.id().context("it runs")?)?;
     chickwork_tests::rabbitmq::signal(id, libc::SIGINT);
-    let output = soon("it has stopped", dropping.wait_with_output()).await??;
-    let said = String::from_utf8(output.stderr)?;
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("1 of 4 dropped; stopped, 3 left"), "{said}");
+    let said = Said::of(soon("it has stopped", dropping.wait_with_output()).await??)?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    let words = "1 of 4 dropped; stopped, 3 left";
+    assert!(said.err.contains(words), "{said:?}");
     assert_eq!(ids(&listed(&stage, &[]).await?), &four[1..]);
 
     // Two at once: a letter that both have chosen is taken by one of them, and the other says so.
@@ -592,13 +560,13 @@ pub(super) async fn a_long_run_can_be_stopped_and_says_how_far_it_came(
     while let Some(line) = soon("the first has ended", lines.next_line()).await?? {
         taken.push(Some(line));
     }
-    let output = soon("the first has ended", dropping.wait_with_output()).await??;
+    let one = Said::of(soon("the first has ended", dropping.wait_with_output()).await??)?;
     assert_eq!(taken, [second, both].map(|id| Some(id.to_owned())));
-    let said = [String::from_utf8(output.stderr)?, other.err];
+    let said = [one, other];
     let late = said
         .each_ref()
-        .map(|said| said.contains("somebody else has taken 1"));
-    let codes = [output.status.code(), other.code];
+        .map(|said| said.err.contains("somebody else has taken 1"));
+    let codes = said.each_ref().map(|said| said.code);
     assert!(
         late == [true, false] && codes == [Some(1), Some(0)]
             || late == [false, true] && codes == [Some(0), Some(1)],
@@ -620,13 +588,8 @@ pub(super) async fn a_run_that_is_killed_loses_nothing(kind: Kind) -> anyhow::Re
         left.insert(event.id);
     }
     for rate in ["1000/1s", "100/1s", "30/1s"] {
-        let mut command = dead(&stage, &["retry", "--all", "--yes", "--rate", rate])?;
-        let mut retrying = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let output = retrying.stdout.take().context("its output was asked for")?;
-        let mut lines = BufReader::new(output).lines();
+        let retry = ["retry", "--all", "--yes", "--rate", rate];
+        let (mut retrying, mut lines) = begin(dead(&stage, &retry)?)?;
         for _ in 0..3 {
             soon("one is back", lines.next_line()).await??;
         }
@@ -652,12 +615,11 @@ pub(super) async fn who_has_read_enough_may_go(kind: Kind) -> anyhow::Result<()>
     let stage = tokio::task::block_in_place(|| Stage::new(kind))?;
     let queue = stage.queue().await?;
     let id = four_letters(&queue).await?[0].to_string();
-    let unread = async |mut command: Command| -> anyhow::Result<(Option<i32>, String)> {
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut running = command.spawn()?;
-        drop(running.stdout.take());
-        let output = soon("it has ended", running.wait_with_output()).await??;
-        Ok((output.status.code(), String::from_utf8(output.stderr)?))
+    let unread = async |command: Command| -> anyhow::Result<(Option<i32>, String)> {
+        let (running, lines) = begin(command)?;
+        drop(lines);
+        let said = Said::of(soon("it has ended", running.wait_with_output()).await??)?;
+        Ok((said.code, said.err))
     };
     let forms = [
         &["list"][..],
@@ -674,12 +636,7 @@ pub(super) async fn who_has_read_enough_may_go(kind: Kind) -> anyhow::Result<()>
     // here, and settings are missing.
     for name in ["status", "doctor"] {
         for form in [&[][..], &["--json"]] {
-            let mut command = chickwork(name)?;
-            command
-                .args(form)
-                .env("CHICKWORK_QUEUE", stage.location())
-                .env("CHICKWORK_NAMESPACE", stage.namespace());
-            let unread = unread(command).await?;
+            let unread = unread(typed(&stage, name, form)?).await?;
             assert_eq!(unread, (Some(1), String::new()), "{name} {form:?}");
         }
     }

@@ -4,7 +4,6 @@
 use std::collections::HashSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -16,11 +15,11 @@ use chickwork_queue::outcome::What;
 use chickwork_sandbox::fault::{Call, Fault, Service, When};
 use chickwork_sandbox::town;
 use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY, a_hook};
-use chickwork_tests::process::{Server, chickwork};
+use chickwork_tests::process::Server;
+use chickwork_tests::said::{Said, begin, run, text, typed};
 use chickwork_tests::stage::{Kind, Stage, an_event, next, settle, soon, within};
 use jiff::Timestamp;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
 use crate::spool::behind_a_door;
@@ -28,53 +27,25 @@ use crate::spool::behind_a_door;
 /// Longer than any of these stories needs for one thing, on a machine with much to do.
 const A_MINUTE: Duration = Duration::from_secs(60);
 
-/// What a command has said.
-#[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-/// `chickwork events …` on this queue, as it would be typed.
-fn events_of(queue: &str, namespace: &str, words: &[&str]) -> anyhow::Result<Command> {
-    let mut command = chickwork("events")?;
-    command
-        .args(words)
-        .env("CHICKWORK_QUEUE", queue)
-        .env("CHICKWORK_NAMESPACE", namespace);
-    Ok(command)
-}
-
+/// `chickwork events …` on this stage.
 fn events(stage: &Stage, words: &[&str]) -> anyhow::Result<Command> {
-    events_of(&stage.location(), stage.namespace(), words)
+    typed(stage, "events", words)
 }
 
-async fn run(mut command: Command) -> anyhow::Result<Said> {
-    let output = within(A_MINUTE, "the command has ended", command.output()).await??;
-    Ok(Said {
-        code: output.status.code(),
-        out: String::from_utf8(output.stdout)?,
-        err: String::from_utf8(output.stderr)?,
-    })
-}
-
-/// Runs it and sees that it succeeds; what it has printed.
-async fn done(stage: &Stage, words: &[&str]) -> anyhow::Result<String> {
+/// Runs it and sees that it succeeds.
+async fn succeed(stage: &Stage, words: &[&str]) -> anyhow::Result<Said> {
     let said = run(events(stage, words)?).await?;
-    ensure!(said.code == Some(0), "{words:?}: {said:?}");
-    Ok(said.out)
+    said.succeeded().with_context(|| format!("{words:?}"))
 }
 
-/// Its lines as JSON.
+/// The same; what it has printed.
+async fn done(stage: &Stage, words: &[&str]) -> anyhow::Result<String> {
+    Ok(succeed(stage, words).await?.out)
+}
+
+/// The same; its lines as JSON.
 async fn lines(stage: &Stage, words: &[&str]) -> anyhow::Result<Vec<Value>> {
-    let printed = done(stage, words).await?;
-    let lines = printed.lines().map(serde_json::from_str);
-    Ok(lines.collect::<Result<_, _>>()?)
-}
-
-fn text<'a>(line: &'a Value, field: &str) -> &'a str {
-    line[field].as_str().unwrap_or_default()
+    succeed(stage, words).await?.lines()
 }
 
 /// Sees that these parts come in the text, in this order.
@@ -397,8 +368,7 @@ pub(super) async fn what_nobody_has_heard_of_is_told_with_what_to_try(
     assert!(export.err.contains(&missing), "{export:?}");
     // And where nothing is kept that is said.
     let mut list = events(&stage, &["list", "--room", "5"])?;
-    list.env("CHICKWORK_ARCHIVE_KEEP", "0");
-    let list = run(list).await?;
+    let list = run(list.env("CHICKWORK_ARCHIVE_KEEP", "0")).await?;
     assert_eq!(list.code, Some(0), "{list:?}");
     assert!(list.err.contains("There is no archive"), "{list:?}");
     Ok(())
@@ -525,17 +495,13 @@ pub(super) async fn who_has_seen_enough_may_go(kind: Kind) -> anyhow::Result<()>
         queue.publisher().publish(&an_event(number)).await?;
     }
     for words in [&["list", "--all"][..], &["list", "--json"], &["export"]] {
-        let mut command = events(&stage, words)?;
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut process = command.spawn()?;
-        let out = process.stdout.take().context("a pipe")?;
-        let mut out = BufReader::new(out).lines();
+        let (process, mut out) = begin(events(&stage, words)?)?;
         soon("a line comes", out.next_line()).await??;
         drop(out);
-        let ended = within(A_MINUTE, "it ends", process.wait_with_output()).await??;
-        let said = String::from_utf8(ended.stderr)?;
-        assert_eq!(ended.status.code(), Some(0), "{words:?}: {said}");
-        assert!(!said.contains("error"), "{words:?}: {said}");
+        let ended = within(A_MINUTE, "it ends", process.wait_with_output());
+        let said = Said::of(ended.await??)?;
+        assert_eq!(said.code, Some(0), "{words:?}: {said:?}");
+        assert!(!said.err.contains("error"), "{words:?}: {said:?}");
     }
     Ok(())
 }
@@ -547,12 +513,17 @@ pub(super) async fn what_waits_in_a_spool_is_listed() -> anyhow::Result<()> {
     door.shut().await;
     let message = bot.mention("echo from the spool").await?;
     let spool = spool_of(&bot.front)?;
-    let listed = run(events_of(&spool, "any", &["list", "--json"])?).await?;
-    let line: Value = serde_json::from_str(listed.out.trim())
-        .with_context(|| format!("one line in {listed:?}"))?;
+    let of_spool = async |words: &[&str]| {
+        let mut command = events(bot.stage(), words)?;
+        command
+            .env("CHICKWORK_QUEUE", &spool)
+            .env("CHICKWORK_NAMESPACE", "any");
+        run(command).await
+    };
+    let line = of_spool(&["list", "--json"]).await?.json()?;
     assert_eq!(text(&line, "message_id"), message.as_str());
     assert_eq!(text(&line, "state"), "waiting");
-    let shown = run(events_of(&spool, "any", &["show", message.as_str()])?).await?;
+    let shown = of_spool(&["show", message.as_str()]).await?;
     assert_eq!(shown.code, Some(0), "{shown:?}");
     assert!(
         shown

@@ -1,49 +1,18 @@
 //! `chickwork events purge`, as somebody uses it who was asked to forget: on a file it is gone from the
 //! disk, on a broker it is said what remains, and nobody is answered twice on either.
 
-use std::time::Duration;
-
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use chickwork_sandbox::fault::{Call, Fault, Service};
 use chickwork_sandbox::town;
 use chickwork_sandbox::webhook::{Hook, Kind as HookKind};
 use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY, a_hook};
-use chickwork_tests::process::chickwork;
-use chickwork_tests::stage::{Kind, SOON, within};
+use chickwork_tests::said::{Said, run, typed};
+use chickwork_tests::stage::{Kind, SOON};
 use serde_json::Value;
 
-/// How long a command may take, its own waiting included.
-const LOOK: Duration = Duration::from_secs(60);
-
-/// What a command has said.
-#[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Said {
-    fn report(&self) -> anyhow::Result<Value> {
-        serde_json::from_str(&self.out).with_context(|| format!("{self:?}"))
-    }
-}
-
 async fn said(bot: &Bot, words: &[&str]) -> anyhow::Result<Said> {
-    let [command, words @ ..] = words else {
-        anyhow::bail!("no command");
-    };
-    let mut command = chickwork(command)?;
-    command
-        .args(words)
-        .env("CHICKWORK_QUEUE", bot.stage().location())
-        .env("CHICKWORK_NAMESPACE", bot.stage().namespace());
-    let output = within(LOOK, "the command has ended", command.output()).await??;
-    Ok(Said {
-        code: output.status.code(),
-        out: String::from_utf8(output.stdout)?,
-        err: String::from_utf8(output.stderr)?,
-    })
+    let (command, words) = words.split_first().context("no command")?;
+    run(typed(bot.stage(), command, words)?).await
 }
 
 async fn purge(bot: &Bot, words: &[&str]) -> anyhow::Result<Said> {
@@ -54,8 +23,7 @@ async fn purge(bot: &Bot, words: &[&str]) -> anyhow::Result<Said> {
 /// An audit finds nothing wrong.
 async fn all_is_explained(bot: &Bot) -> anyhow::Result<()> {
     let audit = said(bot, &["audit", "--json", "--wait", "2s"]).await?;
-    ensure!(audit.code == Some(0), "{audit:?}");
-    Ok(())
+    audit.succeeded().map(drop)
 }
 
 /// Whether the bytes of the queue's file and of its journal contain this.
@@ -110,7 +78,7 @@ pub(super) async fn what_is_kept_of_a_room_is_forgotten_or_said_to_remain(
     assert_eq!(bot.dead_letters().await?.len(), 1, "nothing was changed");
 
     let purged = purge(&bot, &["--room", &room, "--yes"]).await?;
-    let report = purged.report()?;
+    let report = purged.json()?;
     assert!(bot.dead_letters().await?.is_empty());
     match kind {
         Kind::Sqlite => {
@@ -126,7 +94,7 @@ pub(super) async fn what_is_kept_of_a_room_is_forgotten_or_said_to_remain(
             assert!(!file_tells(&bot, "hush-")?, "it is gone from the disk");
             assert!(file_tells(&bot, "said-elsewhere")?, "this is kept");
             let again = purge(&bot, &["--room", &room, "--yes"]).await?;
-            assert_eq!(numbers(&again.report()?, &DONE), [Some(0); 3]);
+            assert_eq!(numbers(&again.json()?, &DONE), [Some(0); 3]);
             assert_eq!(again.code, Some(0), "{again:?}");
         }
         Kind::Rabbitmq => {
@@ -214,7 +182,7 @@ pub(super) async fn a_reply_is_forgotten_with_what_it_answers(kind: Kind) -> any
     let purged = purge(&bot, &["--message", &link, "--yes"]).await?;
     let words = format!("{reply} is the bot's reply to message {asked}: what is kept");
     assert!(purged.err.contains(&words), "{purged:?}");
-    let report = purged.report()?;
+    let report = purged.json()?;
     assert_eq!(report["message_id"], asked.as_str());
     assert_eq!(report["replies"], serde_json::json!([reply]));
     // What was asked, and what was replied, of which there is a webhook, too.
@@ -242,7 +210,7 @@ pub(super) async fn what_waits_to_be_answered_is_left_and_said() -> anyhow::Resu
     let room = ROOM.to_string();
     let left = purge(&bot, &["--room", &room, "--yes"]).await?;
     assert_eq!(left.code, Some(1), "{left:?}");
-    let report = left.report()?;
+    let report = left.json()?;
     assert_eq!(report["waiting"], 1, "{report}");
     assert_eq!(numbers(&report, &DONE), [Some(0); 3]);
 

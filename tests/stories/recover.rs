@@ -1,7 +1,6 @@
 //! `chickwork recover`, as an operator uses it after a bad night: what people said while nobody could be
 //! told is found in the rooms, and answered once.
 
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -15,67 +14,39 @@ use chickwork_sandbox::ledger::Called;
 use chickwork_sandbox::webhook::Kind as HookKind;
 use chickwork_sandbox::{DEMO_API_TOKEN, Say, town};
 use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY, a_hook, mentioning};
-use chickwork_tests::process::{chickwork, free_port};
+use chickwork_tests::process::free_port;
 use chickwork_tests::rabbitmq::signal;
-use chickwork_tests::stage::{Kind, SOON, next, settle, soon, until, within};
+use chickwork_tests::said::{Said, begin, run, typed};
+use chickwork_tests::stage::{Kind, SOON, next, settle, soon, until};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::Command;
 
-/// How long a command may take, its own waiting included.
-const LOOK: Duration = Duration::from_secs(60);
+/// How long it may take until all that was missed is answered.
+const ALL_ANSWERED: Duration = Duration::from_secs(60);
 
-/// What a command has said.
-#[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
+/// The messages that a command has printed as JSON with this state.
+fn messages(said: &Said, state: &str) -> anyhow::Result<Vec<MessageId>> {
+    let lines = said.lines()?;
+    let ids = lines.iter().filter(|line| line["state"] == state);
+    ids.map(|line| {
+        let id = line["message_id"].as_str().context("a message id")?;
+        Ok(MessageId::new(id)?)
+    })
+    .collect()
 }
 
-impl Said {
-    /// What it printed as JSON.
-    fn lines(&self) -> anyhow::Result<Vec<Value>> {
-        let lines: Result<_, _> = self.out.lines().map(serde_json::from_str).collect();
-        lines.with_context(|| format!("{self:?}"))
-    }
-
-    /// The messages that it printed as JSON with this state.
-    fn messages(&self, state: &str) -> anyhow::Result<Vec<MessageId>> {
-        let lines = self.lines()?;
-        let ids = lines.iter().filter(|line| line["state"] == state);
-        ids.map(|line| {
-            let id = line["message_id"].as_str().context("a message id")?;
-            Ok(MessageId::new(id)?)
-        })
-        .collect()
-    }
-}
-
-/// `chickwork recover …` for this bot, as it would be typed.
+/// `chickwork recover …` for this bot.
 fn recover(bot: &Bot, words: &[&str]) -> anyhow::Result<Command> {
-    let mut command = chickwork("recover")?;
+    let mut command = typed(bot.stage(), "recover", words)?;
     command
-        .args(words)
-        .env("CHICKWORK_QUEUE", bot.stage().location())
-        .env("CHICKWORK_NAMESPACE", bot.stage().namespace())
         .env("CHATWORK_API_TOKEN", DEMO_API_TOKEN)
         .env("CHATWORK_API_URL", bot.sandbox.chatwork_url());
     Ok(command)
 }
 
-async fn finish(mut command: Command) -> anyhow::Result<Said> {
-    let output = within(LOOK, "the command has ended", command.output()).await??;
-    Ok(Said {
-        code: output.status.code(),
-        out: String::from_utf8(output.stdout)?,
-        err: String::from_utf8(output.stderr)?,
-    })
-}
-
 async fn say(bot: &Bot, words: &[&str]) -> anyhow::Result<Said> {
-    finish(recover(bot, words)?).await
+    run(recover(bot, words)?).await
 }
 
 /// Somebody writes, and no webhook comes through.
@@ -184,9 +155,9 @@ pub(super) async fn precisely_the_mentions_that_were_missed_are_found_and_answer
         command.env("CHICKWORK_IGNORE_ACCOUNTS", &ignored);
         Ok(command)
     };
-    let shown = finish(bots_settings(&bot, &["--dry-run", "--json"])?).await?;
+    let shown = run(bots_settings(&bot, &["--dry-run", "--json"])?).await?;
     assert_eq!(shown.code, Some(0), "{shown:?}");
-    let mut found = shown.messages("missed")?;
+    let mut found = messages(&shown, "missed")?;
     assert_eq!(shown.lines()?.len(), missed.len(), "{shown:?}");
     found.sort();
     let mut expected = missed.to_vec();
@@ -203,18 +174,18 @@ pub(super) async fn precisely_the_mentions_that_were_missed_are_found_and_answer
         assert!(shown.err.contains(words), "{words} is not in {shown:?}");
     }
     // Nobody would answer for a bot of another name.
-    let said = finish(bots_settings(&bot, &["--bot", "another", "--yes"])?).await?;
+    let said = run(bots_settings(&bot, &["--bot", "another", "--yes"])?).await?;
     assert_eq!((said.code, said.out.as_str()), (Some(2), ""), "{said:?}");
     assert!(said.err.contains("no worker answers for"), "{said:?}");
     // Nobody agrees, so nothing happens.
-    let said = finish(bots_settings(&bot, &[])?).await?;
+    let said = run(bots_settings(&bot, &[])?).await?;
     assert_eq!((said.code, said.out.as_str()), (Some(1), ""), "{said:?}");
     // The plan comes first.
     for words in ["\"echo one\"", "no terminal to ask", "add --yes"] {
         assert!(said.err.contains(words), "{words} is not in {said:?}");
     }
 
-    let said = finish(bots_settings(&bot, &["--yes"])?).await?;
+    let said = run(bots_settings(&bot, &["--yes"])?).await?;
     assert_eq!(
         (said.code, said.out.lines().count()),
         (Some(0), 7),
@@ -224,16 +195,16 @@ pub(super) async fn precisely_the_mentions_that_were_missed_are_found_and_answer
         assert!(said.err.contains(words), "{words} is not in {said:?}");
     }
     // They wait now, and so are not found again; and nobody need agree to nothing.
-    let again = finish(bots_settings(&bot, &[])?).await?;
+    let again = run(bots_settings(&bot, &[])?).await?;
     assert_eq!((again.code, again.out.as_str()), (Some(0), ""), "{again:?}");
     assert!(again.err.contains("No mention was missed"), "{again:?}");
 
     bot.workers[0].start()?;
     let all = [&[answered, waits], &missed[..]].concat();
-    bot.all_answered_once(LOOK, &all).await?;
+    bot.all_answered_once(ALL_ANSWERED, &all).await?;
     assert_eq!(bot.answer(&missed[4]).await?, "five");
     assert_eq!(bot.answer(&missed[5]).await?, "six");
-    let again = finish(bots_settings(&bot, &["--yes"])?).await?;
+    let again = run(bots_settings(&bot, &["--yes"])?).await?;
     assert_eq!((again.code, again.out.as_str()), (Some(0), ""), "{again:?}");
     bot.became(
         &missed[1],
@@ -257,11 +228,7 @@ pub(super) async fn precisely_the_mentions_that_were_missed_are_found_and_answer
     let told = "it is a duplicate";
     assert!(bot.became(&missed[0], told, is_duplicate).await?);
     assert_eq!(bot.sandbox.ledger().totals.posted, 9);
-    let mut audit = chickwork("audit")?;
-    audit
-        .env("CHICKWORK_QUEUE", bot.stage().location())
-        .env("CHICKWORK_NAMESPACE", bot.stage().namespace());
-    let audited = finish(audit).await?;
+    let audited = run(typed(bot.stage(), "audit", &[])?).await?;
     let sums = "10 received = 9 answered + 1 ignored + 0 dead + 0 waiting + 0 unexplained";
     assert!(audited.out.contains(sums), "{audited:?}");
     assert_eq!(audited.code, Some(0), "{audited:?}");
@@ -297,7 +264,7 @@ pub(super) async fn a_mention_that_was_edited_in_is_missed_though_the_message_ha
 
     let said = say(&bot, &["--dry-run", "--json"]).await?;
     assert_eq!(
-        said.messages("missed")?,
+        messages(&said, "missed")?,
         std::slice::from_ref(&message),
         "{said:?}"
     );
@@ -321,7 +288,7 @@ pub(super) async fn who_asked_for_it_is_no_flood(kind: Kind) -> anyhow::Result<(
     assert_eq!(said.code, Some(0), "{said:?}");
     bot.front.start()?;
     bot.workers[0].start()?;
-    bot.all_answered_once(LOOK, &missed).await?;
+    bot.all_answered_once(ALL_ANSWERED, &missed).await?;
     bot.end().await
 }
 
@@ -343,7 +310,7 @@ pub(super) async fn two_who_recover_at_once_have_each_mention_answered_once(
     for said in [one?, other?] {
         assert_eq!(said.code, Some(0), "{said:?}");
     }
-    bot.all_answered_once(LOOK, &missed).await?;
+    bot.all_answered_once(ALL_ANSWERED, &missed).await?;
     let queue = bot.queue().await?;
     until(SOON, "nothing is left", async || {
         let depths = queue.depths().await?;
@@ -375,7 +342,7 @@ pub(super) async fn what_is_too_old_is_left_unless_its_age_is_ignored(
     let before = unheard(&bot, before).await?;
     let shown = say(&bot, &["--dry-run", "--json", "--since", "3h"]).await?;
     assert_eq!(
-        shown.messages("too_old")?,
+        messages(&shown, "too_old")?,
         std::slice::from_ref(&old),
         "{shown:?}"
     );
@@ -383,7 +350,7 @@ pub(super) async fn what_is_too_old_is_left_unless_its_age_is_ignored(
     let until = (Timestamp::now() - SignedDuration::from_hours(3)).to_string();
     let shown = say(&bot, &["--dry-run", "--json", "--until", &until]).await?;
     assert_eq!(
-        shown.messages("too_old")?,
+        messages(&shown, "too_old")?,
         std::slice::from_ref(&before),
         "{shown:?}"
     );
@@ -393,10 +360,10 @@ pub(super) async fn what_is_too_old_is_left_unless_its_age_is_ignored(
 
     let queued = say(&bot, &["--yes", "--json", "--ignore-age"]).await?;
     assert_eq!(queued.code, Some(0), "{queued:?}");
-    assert_eq!(queued.messages("queued")?, [before.clone(), old.clone()]);
+    assert_eq!(messages(&queued, "queued")?, [before.clone(), old.clone()]);
     bot.front.start()?;
     bot.workers[0].start()?;
-    bot.all_answered_once(LOOK, &[before, old]).await?;
+    bot.all_answered_once(ALL_ANSWERED, &[before, old]).await?;
     bot.end().await
 }
 
@@ -430,7 +397,7 @@ pub(super) async fn what_cannot_be_seen_is_said(kind: Kind) -> anyhow::Result<()
     );
     let said = say(&bot, &["--json", "--yes", "--since", "1h"]).await?;
     assert_eq!(said.code, Some(1), "a room was not read: {said:?}");
-    assert_eq!(said.messages("queued")?, [missed, late], "{said:?}");
+    assert_eq!(messages(&said, "queued")?, [missed, late], "{said:?}");
     let group = town::SECOND_GROUP;
     for words in [
         format!("Room {ROOM} Phòng trà 雑談: the newest messages reach back only to 20"),
@@ -504,8 +471,8 @@ pub(super) async fn no_more_is_read_than_the_rate_limit_keeps_for_it(
     }
     bot.front.start()?;
     bot.front.ready().await?;
-    let mut command = recover(&bot, &["--yes"])?;
-    command.env("CHATWORK_ACCOUNT_LIMIT", "50/6s");
+    let mut recover = recover(&bot, &["--yes"])?;
+    let said = run(recover.env("CHATWORK_ACCOUNT_LIMIT", "50/6s"));
     let before = bot.sandbox.ledger().totals.last;
     let talk = async {
         let mut said = Vec::new();
@@ -518,13 +485,13 @@ pub(super) async fn no_more_is_read_than_the_rate_limit_keeps_for_it(
         }
         anyhow::Ok(said)
     };
-    let (said, talk) = tokio::join!(finish(command), talk);
+    let (said, talk) = tokio::join!(said, talk);
     let (said, talk) = (said?, talk?);
     assert_eq!(said.code, Some(0), "{said:?}");
     for words in ["5 in 6 s at most", "10 of 10 queued."] {
         assert!(said.err.contains(words), "{words} is not in {said:?}");
     }
-    bot.all_answered_once(LOOK, &[missed, talk].concat())
+    bot.all_answered_once(ALL_ANSWERED, &[missed, talk].concat())
         .await?;
 
     let ledger = bot.sandbox.ledger().since(before);
@@ -560,11 +527,7 @@ pub(super) async fn it_can_be_stopped_and_says_how_far_it_came(kind: Kind) -> an
     let slow = Fault::delay(Service::Chatwork, Duration::from_secs(60));
     bot.sandbox
         .break_down(slow.on(Call::Messages).in_room(town::DIRECT));
-    let mut command = recover(&bot, &["--yes"])?;
-    let reading = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
+    let (reading, _lines) = begin(recover(&bot, &["--yes"])?)?;
     // The direct chat comes after two groups, whose reads were noted by then.
     let two_read = |ledger: &chickwork_sandbox::ledger::Ledger| {
         let calls = ledger.calls.iter();
@@ -579,44 +542,33 @@ pub(super) async fn it_can_be_stopped_and_says_how_far_it_came(kind: Kind) -> an
         i32::try_from(reading.id().context("it runs")?)?,
         libc::SIGINT,
     );
-    let output = soon("it has stopped", reading.wait_with_output()).await??;
-    let err = String::from_utf8(output.stderr)?;
-    assert_eq!(output.status.code(), Some(1), "{err}");
-    let words = "of 3 rooms read; nothing was changed.";
-    assert!(
-        err.contains("Stopped, with ") && err.contains(words),
-        "{err}"
-    );
+    let said = Said::of(soon("it has stopped", reading.wait_with_output()).await??)?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    for words in ["Stopped, with ", "of 3 rooms read; nothing was changed."] {
+        assert!(said.err.contains(words), "{words} is not in {said:?}");
+    }
     bot.sandbox.heal();
 
-    let mut command = recover(&bot, &["--yes", "--rate", "1/1h"])?;
-    let mut queueing = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let out = queueing.stdout.take().context("its output was asked for")?;
-    let mut lines = BufReader::new(out).lines();
+    let (queueing, mut lines) = begin(recover(&bot, &["--yes", "--rate", "1/1h"])?)?;
     let id = soon("one is queued", lines.next_line()).await??;
     assert_eq!(id.context("an id")?.len(), 36);
     signal(
         i32::try_from(queueing.id().context("it runs")?)?,
         libc::SIGTERM,
     );
-    let mut err = String::new();
-    let mut told = queueing.stderr.take().context("its words were asked for")?;
-    soon("it has said so", told.read_to_string(&mut err)).await??;
-    let status = soon("it has stopped", queueing.wait()).await??;
-    assert_eq!(status.code(), Some(1), "{err}");
-    assert!(err.contains("1 of 3 queued; stopped, 2 left."), "{err}");
-    assert!(err.contains("see --rate"), "{err}");
+    let said = Said::of(soon("it has stopped", queueing.wait_with_output()).await??)?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    for words in ["1 of 3 queued; stopped, 2 left.", "see --rate"] {
+        assert!(said.err.contains(words), "{words} is not in {said:?}");
+    }
 
     bot.archived(&missed[0]).await?;
     let rest = say(&bot, &["--yes", "--json"]).await?;
     assert_eq!(rest.code, Some(0), "{rest:?}");
-    assert_eq!(rest.messages("queued")?, missed[1..], "{rest:?}");
+    assert_eq!(messages(&rest, "queued")?, missed[1..], "{rest:?}");
     bot.front.start()?;
     bot.workers[0].start()?;
-    bot.all_answered_once(LOOK, &missed).await?;
+    bot.all_answered_once(ALL_ANSWERED, &missed).await?;
     bot.end().await
 }
 
@@ -631,9 +583,7 @@ pub(super) async fn without_a_queue_nothing_is_read() -> anyhow::Result<()> {
         (away, "the queue cannot be used, so nothing was read"),
         (format!("sqlite:{}", nowhere.display()), "nowhere.db"),
     ] {
-        let mut command = recover(&bot, &["--yes"])?;
-        command.env("CHICKWORK_QUEUE", queue);
-        let said = finish(command).await?;
+        let said = run(recover(&bot, &["--yes"])?.env("CHICKWORK_QUEUE", queue)).await?;
         assert_eq!((said.code, said.out.as_str()), (Some(1), ""), "{said:?}");
         assert!(said.err.contains(words), "{words} is not in {said:?}");
         assert!(!said.err.contains("sesame"), "{said:?}");
@@ -642,14 +592,11 @@ pub(super) async fn without_a_queue_nothing_is_read() -> anyhow::Result<()> {
     assert_eq!(bot.sandbox.ledger().totals.calls, 0);
     // Nor with the token of somebody else, or none.
     let mut command = recover(&bot, &["--yes"])?;
-    command.env("CHATWORK_API_TOKEN", "another");
-    let said = finish(command).await?;
+    let said = run(command.env("CHATWORK_API_TOKEN", "another")).await?;
     assert_eq!(said.code, Some(1), "{said:?}");
     let words = "Chatwork does not say whose the API token is: Chatwork answered 401";
     assert!(said.err.contains(words), "{said:?}");
-    let mut command = recover(&bot, &["--yes"])?;
-    command.env_remove("CHATWORK_API_TOKEN");
-    let said = finish(command).await?;
+    let said = run(command.env_remove("CHATWORK_API_TOKEN")).await?;
     assert_eq!(said.code, Some(2), "{said:?}");
     assert!(
         said.err.contains("CHATWORK_API_TOKEN is not set"),
@@ -663,9 +610,7 @@ pub(super) async fn without_a_queue_nothing_is_read() -> anyhow::Result<()> {
 pub(super) async fn a_wrong_namespace_recovers_nothing() -> anyhow::Result<()> {
     let bot = a_deaf_bot(Plan::on(Kind::Rabbitmq)?).await?;
     unheard_mention(&bot, ROOM, SOMEBODY, "anybody there?").await?;
-    let mut command = recover(&bot, &["--yes"])?;
-    command.env("CHICKWORK_NAMESPACE", "nobodys");
-    let said = finish(command).await?;
+    let said = run(recover(&bot, &["--yes"])?.env("CHICKWORK_NAMESPACE", "nobodys")).await?;
     assert_eq!((said.code, said.out.as_str()), (Some(1), ""), "{said:?}");
     let words = "is CHICKWORK_NAMESPACE right?";
     assert!(said.err.contains(words), "{said:?}");

@@ -12,6 +12,7 @@ use chickwork_sandbox::fault::{Fault, Service};
 use chickwork_sandbox::{DEMO_API_KEY, DEMO_API_TOKEN, Say, town};
 use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY};
 use chickwork_tests::process::chickwork;
+use chickwork_tests::said::{Said, run, text, typed};
 use chickwork_tests::stage::{Kind, SOON, Stage, soon, until, within};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -19,7 +20,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 
-/// How long a command may take.
+/// How long it may take until all is exported, or played.
 const DONE: Duration = Duration::from_secs(60);
 /// Exported events that an older release has written.
 const OLDER: &str = include_str!("../../crates/chickwork/tests/data/export.v1.jsonl");
@@ -28,48 +29,19 @@ const MANY: usize = 100_000;
 /// In MiB; the file is three times as large.
 const LITTLE: f64 = 60.0;
 
-/// What a command has said.
-#[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Said {
-    fn lines(&self) -> anyhow::Result<Vec<Value>> {
-        let lines: Result<_, _> = self.out.lines().map(serde_json::from_str).collect();
-        lines.with_context(|| format!("{self:?}"))
-    }
-}
-
-async fn run(command: &mut Command) -> anyhow::Result<Said> {
-    let output = within(DONE, "the command has ended", command.output()).await??;
-    Ok(Said {
-        code: output.status.code(),
-        out: String::from_utf8(output.stdout)?,
-        err: String::from_utf8(output.stderr)?,
-    })
-}
-
 /// All that came in, in a file: so many events, each with all of its story. Copies for the archive, and
 /// what happened on the way, may arrive a moment later than the reply.
 async fn exported(stage: &Stage, count: usize) -> anyhow::Result<(TempDir, PathBuf)> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("events.jsonl");
-    let mut command = chickwork("events")?;
-    command
-        .args(["export", "--force", "--output"])
-        .arg(&file)
-        .env("CHICKWORK_QUEUE", stage.location())
-        .env("CHICKWORK_NAMESPACE", stage.namespace());
+    let mut export = typed(stage, "events", &["export", "--force", "--output"])?;
+    export.arg(&file);
     let is_whole = |line: &str| {
         let has = |what: &str| line.contains(&format!("\"what\":\"{what}\""));
         has("received") && (has("ignored") || has("asked") && has("posted"))
     };
     until(DONE, "all is exported", async || {
-        let said = run(&mut command).await?;
-        ensure!(said.code == Some(0), "{said:?}");
+        run(&mut export).await?.succeeded()?;
         let events = std::fs::read_to_string(&file)?;
         if events.lines().filter(|line| is_whole(line)).count() == count {
             return Ok(Some(()));
@@ -89,12 +61,9 @@ fn dev(file: &Path, words: &[&str]) -> anyhow::Result<Command> {
 
 /// `chickwork replay --shadow` at this bot's queue, with its tokens.
 fn shadow(bot: &Bot, words: &[&str]) -> anyhow::Result<Command> {
-    let mut command = chickwork("replay")?;
+    let words = [&["--shadow", "--rate", "1000/1s"], words].concat();
+    let mut command = typed(bot.stage(), "replay", &words)?;
     command
-        .args(["--shadow", "--rate", "1000/1s"])
-        .args(words)
-        .env("CHICKWORK_QUEUE", bot.stage().location())
-        .env("CHICKWORK_NAMESPACE", bot.stage().namespace())
         .env("CHATWORK_API_TOKEN", DEMO_API_TOKEN)
         .env("CHATWORK_API_URL", bot.sandbox.chatwork_url())
         .env("SIMSIMI_API_KEY", DEMO_API_KEY)
@@ -106,10 +75,7 @@ fn shadow(bot: &Bot, words: &[&str]) -> anyhow::Result<Command> {
 fn results(lines: &[Value]) -> Vec<(&str, &str)> {
     let events = lines.iter().filter(|line| line["sums"] != true);
     events
-        .map(|line| {
-            let word = |name: &str| line[name].as_str().unwrap_or_default();
-            (word("message_id"), word("result"))
-        })
+        .map(|line| (text(line, "message_id"), text(line, "result")))
         .collect()
 }
 
@@ -140,7 +106,7 @@ pub(super) async fn a_change_of_the_bot_is_tried_on_what_was_said(
     let (asked, said) = (bot.asked().len(), bot.sandbox.ledger().said.len());
 
     // Nothing has changed.
-    let same = run(&mut dev(&file, &[])?).await?;
+    let same = run(dev(&file, &[])?).await?;
     assert_eq!(same.code, Some(0), "{same:?}");
     assert!(
         same.out.contains("4 events:\n       4  the same\n"),
@@ -148,7 +114,7 @@ pub(super) async fn a_change_of_the_bot_is_tried_on_what_was_said(
     );
     assert!(same.err.contains("account is 1000001"), "{same:?}");
     assert!(same.err.contains("name is Chickwork"), "{same:?}");
-    let same = run(&mut dev(&file, &["--json"])?).await?;
+    let same = run(dev(&file, &["--json"])?).await?;
     let lines = same.lines()?;
     assert_eq!(lines.len(), 5, "{same:?}");
     assert_eq!(lines[0]["question"], "echo a line");
@@ -173,7 +139,7 @@ pub(super) async fn a_change_of_the_bot_is_tried_on_what_was_said(
     silent
         .env("CHICKWORK_FALLBACK", "")
         .env("CHICKWORK_IGNORE_ACCOUNTS", town::BEN.to_string());
-    let silent = run(&mut silent).await?;
+    let silent = run(silent).await?;
     assert_eq!(silent.code, Some(1), "{silent:?}");
     let lines = silent.lines()?;
     assert_eq!(
@@ -189,7 +155,7 @@ pub(super) async fn a_change_of_the_bot_is_tried_on_what_was_said(
     assert_eq!(lines[2]["reason"], "ignored_account");
 
     // Played by somebody else, whom nobody addresses.
-    let played = run(&mut dev(&file, &["--json", "--bot-account", "5"])?).await?;
+    let played = run(dev(&file, &["--json", "--bot-account", "5"])?).await?;
     let lines = played.lines()?;
     assert_eq!(
         lines[4]["now_silent"], 0,
@@ -207,8 +173,8 @@ pub(super) async fn a_change_of_the_bot_is_tried_on_what_was_said(
     let mut input = piped.stdin.take().context("its input was asked for")?;
     input.write_all(&tokio::fs::read(&file).await?).await?;
     drop(input);
-    let output = within(DONE, "it has ended", piped.wait_with_output()).await??;
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let ended = within(DONE, "it has ended", piped.wait_with_output());
+    Said::of(ended.await??)?.succeeded()?;
 
     assert_eq!(bot.asked().len(), asked, "nobody was asked");
     assert_eq!(bot.sandbox.ledger().said.len(), said, "nothing was said");
@@ -229,10 +195,10 @@ pub(super) async fn a_shadow_asks_and_says_nothing(kind: Kind) -> anyhow::Result
     let said = bot.sandbox.ledger().said.len();
 
     // Nobody agrees; and who only wants to know is told.
-    let unasked = run(&mut shadow(&bot, &["--all"])?).await?;
+    let unasked = run(shadow(&bot, &["--all"])?).await?;
     assert_eq!(unasked.code, Some(1), "{unasked:?}");
     assert!(unasked.err.contains("--yes"), "{unasked:?}");
-    let dry = run(&mut shadow(&bot, &["--all", "--dry-run", "--json"])?).await?;
+    let dry = run(shadow(&bot, &["--all", "--dry-run", "--json"])?).await?;
     assert_eq!(dry.code, Some(0), "{dry:?}");
     assert!(
         dry.err.contains("SimSimi is to be asked 2 times"),
@@ -261,7 +227,7 @@ pub(super) async fn a_shadow_asks_and_says_nothing(kind: Kind) -> anyhow::Result
         format!("[rp aid={SOMEBODY} to={ROOM}-{words}]\none")
     );
     assert_eq!(lines[0]["reply"], lines[0]["before"]);
-    let reply = lines[1]["reply"].as_str().unwrap_or_default();
+    let reply = text(&lines[1], "reply");
     assert!(reply.ends_with("]\nPardon?"), "{played:?}");
     assert_ne!(lines[1]["reply"], lines[1]["before"]);
     assert_eq!(
@@ -272,11 +238,11 @@ pub(super) async fn a_shadow_asks_and_says_nothing(kind: Kind) -> anyhow::Result
 
     // An error is one event's, a refusal everybody's.
     bot.sandbox.break_down(Fault::status(Service::Simsimi, 500));
-    let failed = run(&mut shadow(&bot, &["--all", "--yes", "--json"])?).await?;
+    let failed = run(shadow(&bot, &["--all", "--yes", "--json"])?).await?;
     assert_eq!(failed.code, Some(1), "{failed:?}");
     let lines = failed.lines()?;
     assert_eq!(lines.len(), 3, "{failed:?}");
-    let error = lines[0]["error"].as_str().unwrap_or_default();
+    let error = text(&lines[0], "error");
     assert!(error.contains("SimSimi failed"), "{failed:?}");
     assert!(
         failed
@@ -285,7 +251,7 @@ pub(super) async fn a_shadow_asks_and_says_nothing(kind: Kind) -> anyhow::Result
         "{failed:?}"
     );
     bot.sandbox.break_down(Fault::status(Service::Simsimi, 429));
-    let refused = run(&mut shadow(&bot, &["--all", "--yes"])?).await?;
+    let refused = run(shadow(&bot, &["--all", "--yes"])?).await?;
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(
         refused.err.contains("1 of 3 rehearsed; stopped, 2 left."),
@@ -300,7 +266,7 @@ pub(super) async fn a_shadow_asks_and_says_nothing(kind: Kind) -> anyhow::Result
         .arg("--from")
         .arg(&file)
         .env("CHICKWORK_QUEUE", "sqlite:/nowhere/chickwork.db");
-    let alone = run(&mut alone).await?;
+    let alone = run(alone).await?;
     assert_eq!(alone.code, Some(0), "{alone:?}");
     assert!(alone.out.contains("  asks: echo one\n"), "{alone:?}");
     assert!(
@@ -322,7 +288,7 @@ pub(super) async fn what_an_older_release_exported_is_played() -> anyhow::Result
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("older.jsonl");
     std::fs::write(&file, OLDER)?;
-    let said = run(&mut dev(&file, &["--json"])?).await?;
+    let said = run(dev(&file, &["--json"])?).await?;
     assert_eq!(said.code, Some(0), "{said:?}");
     let lines = said.lines()?;
     assert_eq!(
@@ -344,7 +310,7 @@ pub(super) async fn a_line_that_is_no_event_is_named() -> anyhow::Result<()> {
     let file = folder.path().join("broken.jsonl");
     let (first, rest) = OLDER.split_once('\n').context("there are lines")?;
     std::fs::write(&file, format!("{first}\n{{\"secret\": 1\n{rest}"))?;
-    let said = run(&mut dev(&file, &[])?).await?;
+    let said = run(dev(&file, &[])?).await?;
     assert_eq!((said.code, said.out.as_str()), (Some(1), ""), "{said:?}");
     assert!(
         said.err
@@ -354,7 +320,7 @@ pub(super) async fn a_line_that_is_no_event_is_named() -> anyhow::Result<()> {
     assert!(!said.err.contains("secret"), "{said:?}");
 
     std::fs::write(&file, "")?;
-    let said = run(&mut dev(&file, &[])?).await?;
+    let said = run(dev(&file, &[])?).await?;
     assert_eq!(said.code, Some(1), "{said:?}");
     assert!(said.err.contains("there is no event in"), "{said:?}");
     for wrong in [
@@ -362,7 +328,7 @@ pub(super) async fn a_line_that_is_no_event_is_named() -> anyhow::Result<()> {
         &["--listen", "127.0.0.1:0"],
         &["--max-age", "1h"],
     ] {
-        let said = run(&mut dev(&file, wrong)?).await?;
+        let said = run(dev(&file, wrong)?).await?;
         assert_eq!(said.code, Some(2), "{wrong:?}: {said:?}");
     }
     let said = run(chickwork("dev")?.arg("--json")).await?;
@@ -438,11 +404,11 @@ pub(super) async fn what_stands_behind_its_tag_is_the_bots_name() -> anyhow::Res
         );
     ensure!(named.contains("Chick\\\\nchào"), "{named}");
     std::fs::write(&file, format!("{named}\n"))?;
-    let said = run(&mut dev(&file, &[])?).await?;
+    let said = run(dev(&file, &[])?).await?;
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(said.err.contains("name is Chick,"), "{said:?}");
     // By another name, it was a part of what was said.
-    let said = run(&mut dev(&file, &["--bot-name", "Huhn"])?).await?;
+    let said = run(dev(&file, &["--bot-name", "Huhn"])?).await?;
     assert_eq!(said.code, Some(1), "{said:?}");
     assert!(
         said.out

@@ -2,7 +2,6 @@
 //! answered once, whatever comes in between, and what is answered stays so.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -15,70 +14,37 @@ use chickwork_queue::outcome::{Outcome, What};
 use chickwork_sandbox::webhook::Hook;
 use chickwork_sandbox::{DEMO_WEBHOOK_TOKEN, Say, town};
 use chickwork_tests::bot::{Bot, Plan, ROOM, a_hook};
-use chickwork_tests::process::chickwork;
+use chickwork_tests::said::{Said, begin, run, run_within, text, typed};
 use chickwork_tests::stage::{
     A_WHILE, Kind, SOON, Stage, an_event, next, settle, soon, until, within,
 };
 use futures_util::StreamExt as _;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::Child;
 
-/// How long a command may take.
+/// How long a command may take that goes through a thousand events.
 const DONE: Duration = Duration::from_secs(120);
 /// How long a thousand answers may take.
 const ALL_ANSWERED: Duration = Duration::from_secs(120);
 /// So many webhooks are on their way at once.
 const AT_ONCE: usize = 16;
 
-/// What a command has said.
-#[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-/// A command on this stage, as it would be typed.
-fn typed(stage: &Stage, name: &str, words: &[&str]) -> anyhow::Result<Command> {
-    let mut command = chickwork(name)?;
-    command
-        .args(words)
-        .env("CHICKWORK_QUEUE", stage.location())
-        .env("CHICKWORK_NAMESPACE", stage.namespace())
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    Ok(command)
-}
-
-async fn run(mut command: Command) -> anyhow::Result<Said> {
-    let output = within(DONE, "the command has ended", command.output()).await??;
-    Ok(Said {
-        code: output.status.code(),
-        out: String::from_utf8(output.stdout)?,
-        err: String::from_utf8(output.stderr)?,
-    })
-}
-
 async fn say(stage: &Stage, words: &[&str]) -> anyhow::Result<Said> {
-    run(typed(stage, "replay", words)?).await
+    run_within(DONE, typed(stage, "replay", words)?).await
 }
 
 /// The same, quickly and without a question; it succeeds.
 async fn replay(stage: &Stage, words: &[&str]) -> anyhow::Result<Said> {
     let said = say(stage, &[&["--yes", "--rate", "1000/1s"], words].concat()).await?;
-    ensure!(said.code == Some(0), "{words:?}: {said:?}");
-    Ok(said)
+    said.succeeded().with_context(|| format!("{words:?}"))
 }
 
 /// What would be done with each event, by its id.
 async fn plan(stage: &Stage, words: &[&str]) -> anyhow::Result<HashMap<String, Value>> {
     let said = say(stage, &[&["--dry-run", "--json"], words].concat()).await?;
-    ensure!(said.code == Some(0), "{said:?}");
-    let lines = said.out.lines().map(|line| {
-        let line: Value = serde_json::from_str(line)?;
+    let lines = said.succeeded()?.lines()?.into_iter().map(|line| {
         let id = line["id"].as_str().context("it has an id")?.to_owned();
-        anyhow::Ok((id, line))
+        Ok((id, line))
     });
     lines.collect()
 }
@@ -94,27 +60,23 @@ fn ways(plan: &HashMap<String, Value>) -> BTreeMap<&str, usize> {
     ways
 }
 
-/// Begins it; the lines that it prints.
-fn begin(stage: &Stage, words: &[&str]) -> anyhow::Result<(Child, Lines<BufReader<ChildStdout>>)> {
-    let mut running = typed(stage, "replay", words)?
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let out = running.stdout.take().context("its output was asked for")?;
-    Ok((running, BufReader::new(out).lines()))
+/// The end of one that was begun.
+async fn ended(running: Child) -> anyhow::Result<Said> {
+    Said::of(within(DONE, "it has ended", running.wait_with_output()).await??)
 }
 
-/// The end of one that was begun; its last words.
-async fn ended(running: Child) -> anyhow::Result<(Option<i32>, String)> {
-    let output = within(DONE, "it has ended", running.wait_with_output()).await??;
-    Ok((output.status.code(), String::from_utf8(output.stderr)?))
+/// What an audit has said, and its sums.
+async fn audit(stage: &Stage, words: &[&str]) -> anyhow::Result<(Said, Value)> {
+    let words = [&["--json"], words].concat();
+    let said = run_within(DONE, typed(stage, "audit", &words)?).await?;
+    let sums = said.lines()?.into_iter().next().context("no sums")?;
+    Ok((said, sums))
 }
 
 /// The audit's sums, once it exits 0 and nothing waits.
 async fn all_is_well(stage: &Stage) -> anyhow::Result<Value> {
     until(DONE, "the audit finds nothing", async || {
-        let said = run(typed(stage, "audit", &["--json"])?).await?;
-        let sums: Value = serde_json::from_str(said.out.lines().next().context("no sums")?)?;
+        let (said, sums) = audit(stage, &[]).await?;
         if said.code == Some(0) && sums["waiting"] == 0 {
             return Ok(Some(sums));
         }
@@ -320,20 +282,21 @@ pub(super) async fn a_replay_that_is_stopped_goes_on_where_it_was(
     let stage = tokio::task::block_in_place(|| Stage::new(kind))?;
     let queue = stage.queue().await?;
     let ids = lost(&stage, &queue, 5).await?;
-    let (running, mut lines) = begin(&stage, &["--all", "--yes", "--rate", "1/1h"])?;
+    let words = ["--all", "--yes", "--rate", "1/1h"];
+    let (running, mut lines) = begin(typed(&stage, "replay", &words)?)?;
     let first = soon("one is back", lines.next_line())
         .await??
         .context("an id")?;
     assert!(ids.contains(&first), "{first}");
     let id = i32::try_from(running.id().context("it runs")?)?;
     chickwork_tests::rabbitmq::signal(id, libc::SIGINT);
-    let (code, said) = ended(running).await?;
-    assert_eq!(code, Some(1), "{said}");
+    let said = ended(running).await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
     for words in [
         "1 of 5 put back; stopped, 4 left.",
         "The same command goes on from there",
     ] {
-        assert!(said.contains(words), "{words} in {said}");
+        assert!(said.err.contains(words), "{words} in {said:?}");
     }
     let left = plan(&stage, &["--all"]).await?;
     assert_eq!(left[&first]["state"], "waiting");
@@ -362,7 +325,8 @@ pub(super) async fn a_replay_that_is_killed_loses_nothing(kind: Kind) -> anyhow:
     ids.extend(dead.iter().map(|event| event.id.to_string()));
     archived(&stage, 40).await?;
     for rate in ["1000/1s", "100/1s", "30/1s"] {
-        let (mut running, mut lines) = begin(&stage, &["--all", "--yes", "--rate", rate])?;
+        let words = ["--all", "--yes", "--rate", rate];
+        let (mut running, mut lines) = begin(typed(&stage, "replay", &words)?)?;
         for _ in 0..3 {
             soon("one is back", lines.next_line()).await??;
         }
@@ -433,13 +397,8 @@ pub(super) async fn an_exported_file_is_received_by_an_empty_deployment(
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("events.jsonl");
     let file = path.to_str().context("a plain path")?;
-    let said = run(typed(
-        here.stage(),
-        "events",
-        &["export", "--output", file],
-    )?)
-    .await?;
-    ensure!(said.code == Some(0), "{said:?}");
+    let export = typed(here.stage(), "events", &["export", "--output", file])?;
+    run(export).await?.succeeded()?;
 
     let there = Plan::on(kind)?.unlimited().start().await?;
     // A broker could not tell there whether they wait, so they are not taken in by the way.
@@ -471,8 +430,7 @@ pub(super) async fn an_exported_file_is_received_by_an_empty_deployment(
 /// Those that were lost are all that is unexplained.
 async fn all_but_the_lost_are_explained(stage: &Stage, lost: u64) -> anyhow::Result<()> {
     until(DONE, "all others are explained", async || {
-        let said = run(typed(stage, "audit", &["--json", "--wait", "0"])?).await?;
-        let sums: Value = serde_json::from_str(said.out.lines().next().context("no sums")?)?;
+        let (_, sums) = audit(stage, &["--wait", "0"]).await?;
         if sums["unexplained"] == lost && sums["waiting"] == 0 {
             return Ok(Some(()));
         }
@@ -500,9 +458,7 @@ pub(super) async fn what_was_heard_is_sent_into_another_ingress(kind: Kind) -> a
     archived(&stage, 3).await?;
     let laptop = Plan::on(Kind::Sqlite)?.unlimited().start().await?;
     let into = async |words: &[&str], token: &str| -> anyhow::Result<Said> {
-        let mut command = typed(&stage, "replay", words)?;
-        command.env("CHATWORK_WEBHOOK_TOKEN", token);
-        run(command).await
+        run(typed(&stage, "replay", words)?.env("CHATWORK_WEBHOOK_TOKEN", token)).await
     };
     let url = laptop.webhook_url();
     let words = ["--all", "--yes", "--rate", "1000/1s", "--into", &url];
@@ -573,12 +529,8 @@ pub(super) async fn what_since_leaves_out_is_said(kind: Kind) -> anyhow::Result<
     assert!(!said.err.contains("since then"), "{said:?}");
     let since = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(1);
     let since = format!("{since:.0}");
-    let retry = run(typed(
-        &stage,
-        "dead",
-        &["retry", "--since", &since, "--yes"],
-    )?)
-    .await?;
+    let retry = typed(&stage, "dead", &["retry", "--since", &since, "--yes"])?;
+    let retry = run(retry).await?;
     assert_eq!(retry.out, format!("{}\n", old.id), "{retry:?}");
     Ok(())
 }
@@ -644,10 +596,7 @@ pub(super) async fn a_dry_run_tells_what_would_become_of_each(kind: Kind) -> any
     let planned = plan(&stage, &["--all"]).await?;
     let told = |name: &str| {
         let line = &planned[&ids[name].to_string()];
-        (
-            line["plan"].as_str().unwrap_or_default(),
-            line["reason"].as_str().unwrap_or_default(),
-        )
+        (text(line, "plan"), text(line, "reason"))
     };
     for (name, plan, reason) in [
         ("own", "skip", "would be ignored again: own"),
@@ -721,15 +670,16 @@ pub(super) async fn a_replay_whose_broker_goes_away_says_so_and_goes_on() -> any
     let stage = tokio::task::block_in_place(|| Stage::alone(Kind::Rabbitmq))?;
     let queue = stage.queue().await?;
     let ids = lost(&stage, &queue, 20).await?;
-    let (running, mut lines) = begin(&stage, &["--all", "--yes", "--rate", "4/1s"])?;
+    let words = ["--all", "--yes", "--rate", "4/1s"];
+    let (running, mut lines) = begin(typed(&stage, "replay", &words)?)?;
     for _ in 0..2 {
         soon("one is back", lines.next_line()).await??;
     }
     tokio::task::block_in_place(|| stage.node()?.kill())?;
-    let (code, said) = ended(running).await?;
-    assert_eq!(code, Some(1), "{said}");
+    let said = ended(running).await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
     for words in ["of 20 put back; stopped", "the queue does not take them"] {
-        assert!(said.contains(words), "{words} in {said}");
+        assert!(said.err.contains(words), "{words} in {said:?}");
     }
     tokio::task::block_in_place(|| stage.node()?.start_again())?;
     let queue = stage.queue().await?;
@@ -823,9 +773,8 @@ async fn an_exported_event(
     archived(&stage, 1).await?;
     let path = folder.join("events.jsonl");
     let said = run(typed(&stage, "events", &["export"])?).await?;
-    ensure!(said.code == Some(0), "{said:?}");
     // As if it had been given up there: else a broker would not tell for a while whether it waits.
-    let mut line: Value = serde_json::from_str(said.out.trim())?;
+    let mut line = said.succeeded()?.json()?;
     line["state"] = "dead".into();
     line["why"] = "uncertain".into();
     std::fs::write(&path, format!("{line}\n"))?;
@@ -883,10 +832,8 @@ pub(super) async fn the_same_file_twice_is_received_once_whether_or_not_there_is
     let from_file = async |bot: &Bot| {
         let words = ["--from", &file, "--all", "--yes"];
         let mut command = typed(bot.stage(), "replay", &words)?;
-        command.env("CHICKWORK_ARCHIVE_KEEP", "0");
-        let said = run(command).await?;
-        ensure!(said.code == Some(0), "{said:?}");
-        anyhow::Ok(said)
+        let said = run(command.env("CHICKWORK_ARCHIVE_KEEP", "0")).await?;
+        said.succeeded()
     };
     bot.front.start()?;
     bot.front.ready().await?;
@@ -950,11 +897,11 @@ pub(super) async fn a_round_that_is_killed_and_begun_once_more_answers_each_once
     archived(bot.stage(), 3).await?;
     all_is_well(bot.stage()).await?;
     let words = ["--all", "--yes", "--again", "--rate", "1/1h"];
-    let (mut running, mut lines) = begin(bot.stage(), &words)?;
+    let (mut running, mut lines) = begin(typed(bot.stage(), "replay", &words)?)?;
     soon("one is back", lines.next_line()).await??;
     running.start_kill()?;
-    let (_, said) = ended(running).await?;
-    assert!(said.contains("This round is --again="), "{said}");
+    let said = ended(running).await?;
+    assert!(said.err.contains("This round is --again="), "{said:?}");
     // Before and after that one has its answer.
     let left = replay(bot.stage(), &["--all", "--again"]).await?;
     assert_eq!(left.out.lines().count(), 2, "{left:?}");
