@@ -10,7 +10,7 @@ use chickwork_queue::event::Event;
 use chickwork_queue::outcome::{By, Outcome, What};
 use chickwork_sandbox::fault::{Call, Fault, Service, When};
 use chickwork_tests::bot::{Bot, Plan};
-use chickwork_tests::process::chickwork;
+use chickwork_tests::said::{run, typed};
 use chickwork_tests::stage::{Kind, put_back, soon, within};
 use jiff::{SignedDuration, Timestamp};
 
@@ -196,15 +196,11 @@ pub(super) async fn a_further_answer_that_was_lost_is_given_when_the_audit_puts_
     let again = ask_again(&bot, &event, 0).await?;
     empty_ask_queue(bot.stage()).await?;
 
-    let mut command = chickwork("audit")?;
-    command
-        .args(["--wait", "0", "--requeue", "--yes"])
-        .env("CHICKWORK_QUEUE", bot.stage().location())
-        .env("CHICKWORK_NAMESPACE", bot.stage().namespace());
-    let said = within(AUDIT, "it is put back", command.output()).await??;
-    let err = String::from_utf8(said.stderr)?;
-    ensure!(said.status.success(), "{err}");
-    ensure!(err.contains("answered AGAIN"), "{err}");
+    let requeue = ["--wait", "0", "--requeue", "--yes"];
+    let said = run(typed(bot.stage(), "audit", &requeue)?)
+        .await?
+        .succeeded()?;
+    ensure!(said.err.contains("answered AGAIN"), "{said:?}");
 
     bot.worker().start()?;
     let second = posted(&bot, Some(again)).await?;

@@ -2,7 +2,7 @@
 //! what is left behind.
 
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -10,25 +10,13 @@ use chickwork_chatwork::id::MessageId;
 use chickwork_sandbox::DEMO_WEBHOOK_TOKEN;
 use chickwork_tests::bot::{Plan, ROOM};
 use chickwork_tests::process::{chickwork, free_port};
+use chickwork_tests::said::{Said, run, run_within};
 use chickwork_tests::stage::{Kind, SOON, soon, until, within};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 /// A post that is in doubt is looked for after 15 s; `dev` itself waits 30 s for its last replies.
 const TALK_LIMIT: Duration = Duration::from_secs(40);
-
-/// Runs a command to its end.
-async fn run(command: &mut Command) -> anyhow::Result<Output> {
-    Ok(soon("the command has ended", command.output()).await??)
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
 
 fn is_empty(folder: &Path) -> anyhow::Result<bool> {
     Ok(std::fs::read_dir(folder)?.next().is_none())
@@ -42,15 +30,17 @@ pub(super) async fn dev_shows_a_mention_and_its_reply_and_leaves_nothing() -> an
         .arg("--once")
         .current_dir(&here)
         .env("TMPDIR", temporary.path());
-    let output = run(&mut command).await?;
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let said = stdout(&output);
-    assert!(
-        said.contains("[To:1000001]Chickwork さん") && said.contains("Chào bạn"),
-        "{said}"
-    );
-    assert!(said.contains("[rp aid=1000002 to=200000002-"), "{said}");
-    assert_eq!(stderr(&output), "");
+    // It does not wait for anything that could take longer.
+    let said = run_within(SOON, command).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    for words in [
+        "[To:1000001]Chickwork さん",
+        "Chào bạn",
+        "[rp aid=1000002 to=200000002-",
+    ] {
+        assert!(said.out.contains(words), "{words} is not in {said:?}");
+    }
+    assert_eq!(said.err, "");
     ensure!(
         is_empty(here.path())? && is_empty(temporary.path())?,
         "something is left behind"
@@ -75,19 +65,18 @@ pub(super) async fn dev_talks_until_the_input_ends() -> anyhow::Result<()> {
         .write_all("echo một con vịt\n/as hana\necho アヒルが一羽\n".as_bytes())
         .await?;
     drop(input);
-    let output = soon("the talk is over", dev.wait_with_output()).await??;
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let said = stdout(&output);
-    let lines: Vec<&str> = said.lines().map(str::trim).collect();
+    let said = Said::of(soon("the talk is over", dev.wait_with_output()).await??)?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let lines: Vec<&str> = said.out.lines().map(str::trim).collect();
     for answer in ["một con vịt", "アヒルが一羽"] {
-        assert!(lines.contains(&answer), "{said}");
+        assert!(lines.contains(&answer), "{said:?}");
     }
     ensure!(is_empty(temporary.path())?, "something is left behind");
     Ok(())
 }
 
 /// Types lines into `chickwork dev`, ends the input, and waits for the end of the talk.
-async fn talk(lines: &str) -> anyhow::Result<Output> {
+async fn talk(lines: &str) -> anyhow::Result<Said> {
     let temporary = tempfile::tempdir()?;
     let mut command = chickwork("dev")?;
     let mut dev = command
@@ -99,7 +88,7 @@ async fn talk(lines: &str) -> anyhow::Result<Output> {
     let mut input = dev.stdin.take().expect("its input was asked for");
     input.write_all(lines.as_bytes()).await?;
     drop(input);
-    Ok(within(TALK_LIMIT, "the talk is over", dev.wait_with_output()).await??)
+    Said::of(within(TALK_LIMIT, "the talk is over", dev.wait_with_output()).await??)
 }
 
 /// The lines of an output that are in it, in this order.
@@ -116,11 +105,10 @@ fn in_order(said: &str, parts: &[&str]) -> anyhow::Result<()> {
 
 /// What goes wrong on command is told as it happens, up to the good end.
 pub(super) async fn dev_tells_how_a_lost_answer_is_looked_for_and_found() -> anyhow::Result<()> {
-    let output = talk("/lose next answer\necho lost and found\n").await?;
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let said = stdout(&output);
+    let said = talk("/lose next answer\necho lost and found\n").await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
     in_order(
-        &said,
+        &said.out,
         &[
             "echo lost and found\n",
             "  lost and found\n",
@@ -131,9 +119,9 @@ pub(super) async fn dev_tells_how_a_lost_answer_is_looked_for_and_found() -> any
             " s, known after 1",
         ],
     )?;
-    let replies = said.matches("\n  lost and found\n").count();
-    assert_eq!(replies, 1, "{said}");
-    assert!(stderr(&output).contains("The next post will arrive"));
+    let replies = said.out.matches("\n  lost and found\n").count();
+    assert_eq!(replies, 1, "{said:?}");
+    assert!(said.err.contains("The next post will arrive"));
     Ok(())
 }
 
@@ -141,11 +129,10 @@ pub(super) async fn dev_tells_how_a_lost_answer_is_looked_for_and_found() -> any
 pub(super) async fn dev_breaks_and_heals_on_command() -> anyhow::Result<()> {
     let lines =
         "/simsimi dance\n/chatwork slow\n/faults\n/heal\n/faults\n/simsimi 500\necho at last\n";
-    let output = talk(lines).await?;
-    let noted = stderr(&output);
-    assert_eq!(output.status.code(), Some(0), "{noted}");
+    let said = talk(lines).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
     in_order(
-        &noted,
+        &said.err,
         &[
             "/simsimi what? down, slow, 500, 228, 403 or 429.\n",
             "Chatwork takes 3 s for every answer, until /heal.\n",
@@ -156,7 +143,7 @@ pub(super) async fn dev_breaks_and_heals_on_command() -> anyhow::Result<()> {
         ],
     )?;
     in_order(
-        &stdout(&output),
+        &said.out,
         &[
             "echo at last\n",
             "  SimSimi failed: 500 Server error; again ",
@@ -179,9 +166,8 @@ pub(super) async fn mistakes_in_the_settings_are_told_all_at_once() -> anyhow::R
         ("SIMSIMI_API_KEY", "key"),
         ("SIMSIMI_API_KEY_FILE", "/also/a/file"),
     ]);
-    let output = run(&mut command).await?;
-    assert_eq!(output.status.code(), Some(2));
-    let said = stderr(&output);
+    let said = run(command).await?;
+    assert_eq!(said.code, Some(2));
     for name in [
         "SIMSIMI_LANG",
         "vn",
@@ -192,15 +178,15 @@ pub(super) async fn mistakes_in_the_settings_are_told_all_at_once() -> anyhow::R
         "CHICKWORK_MAX_AGE",
         "SIMSIMI_API_KEY_FILE",
     ] {
-        assert!(said.contains(name), "{name} is not in:\n{said}");
+        assert!(said.err.contains(name), "{name} is not in {said:?}");
     }
-    assert!(!said.contains("hush"), "{said}");
+    assert!(!said.err.contains("hush"), "{said:?}");
     ensure!(is_empty(here.path())?, "a queue was created");
 
-    let output = run(chickwork("serve")?.arg("--no-such-flag")).await?;
-    assert_eq!(output.status.code(), Some(2));
-    let output = run(&mut chickwork("fly")?).await?;
-    assert_eq!(output.status.code(), Some(2));
+    let said = run(chickwork("serve")?.arg("--no-such-flag")).await?;
+    assert_eq!(said.code, Some(2));
+    let said = run(chickwork("fly")?).await?;
+    assert_eq!(said.code, Some(2));
     Ok(())
 }
 
@@ -210,19 +196,12 @@ pub(super) async fn healthcheck_tells_whether_the_process_is_ready() -> anyhow::
     let address = bot.front.admin_address();
     let check =
         async || run(chickwork("healthcheck")?.env("CHICKWORK_ADMIN_LISTEN", &address)).await;
-    let output = check().await?;
-    assert_eq!(
-        (output.status.code(), stdout(&output).as_str()),
-        (Some(0), "ready\n")
-    );
+    let said = check().await?;
+    assert_eq!((said.code, said.out.as_str()), (Some(0), "ready\n"));
     bot.front.kill().await?;
-    let output = check().await?;
-    assert_eq!(output.status.code(), Some(1));
-    assert!(
-        stdout(&output).starts_with("not ready"),
-        "{}",
-        stdout(&output)
-    );
+    let said = check().await?;
+    assert_eq!(said.code, Some(1));
+    assert!(said.out.starts_with("not ready"), "{said:?}");
     bot.end().await
 }
 
@@ -248,37 +227,22 @@ pub(super) async fn send_posts_a_signed_webhook_and_prints_the_status() -> anyho
         "--text",
         "[To:1000001] echo by hand",
     ];
-    let output = run(&mut send(DEMO_WEBHOOK_TOKEN, &flags)?).await?;
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert!(
-        stdout(&output).starts_with("200 in "),
-        "{}",
-        stdout(&output)
-    );
+    let said = run(send(DEMO_WEBHOOK_TOKEN, &flags)?).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.out.starts_with("200 in "), "{said:?}");
     assert_eq!(bot.answer(&message).await?, "by hand");
 
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("body");
     std::fs::write(&file, b"\xff no JSON")?;
-    let output = run(&mut send(
-        DEMO_WEBHOOK_TOKEN,
-        &["--file", &file.display().to_string()],
-    )?)
-    .await?;
-    assert!(
-        stdout(&output).starts_with("200 in "),
-        "{}",
-        stdout(&output)
-    );
+    let file = file.display().to_string();
+    let said = run(send(DEMO_WEBHOOK_TOKEN, &["--file", &file])?).await?;
+    assert!(said.out.starts_with("200 in "), "{said:?}");
     assert_eq!(bot.dead_letters().await?.len(), 1);
 
-    let output = run(&mut send("d3Jvbmc=", &flags)?).await?;
-    assert_eq!(output.status.code(), Some(1));
-    assert!(
-        stdout(&output).starts_with("401 in "),
-        "{}",
-        stdout(&output)
-    );
+    let said = run(send("d3Jvbmc=", &flags)?).await?;
+    assert_eq!(said.code, Some(1));
+    assert!(said.out.starts_with("401 in "), "{said:?}");
     bot.end().await
 }
 
@@ -328,9 +292,8 @@ pub(super) async fn what_topology_prints_is_what_a_managed_broker_needs() -> any
     });
     said.await?;
 
-    let output = run(chickwork("topology")?.env("CHICKWORK_NAMESPACE", &namespace)).await?;
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let definitions = stdout(&output);
+    let printed = run(chickwork("topology")?.env("CHICKWORK_NAMESPACE", &namespace)).await?;
+    let definitions = printed.succeeded()?.out;
     tokio::task::block_in_place(|| bot.stage().node()?.import(&definitions))?;
 
     for worker in &mut bot.workers {

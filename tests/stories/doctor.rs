@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Output;
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
@@ -13,13 +12,12 @@ use chickwork_sandbox::fault::{Call, Fault, Service};
 use chickwork_sandbox::{DEMO_API_KEY, DEMO_API_TOKEN, DEMO_WEBHOOK_TOKEN, Sandbox, town};
 use chickwork_tests::bot::Plan;
 use chickwork_tests::process::{Environment, chickwork, choose_crypto, free_port};
-use chickwork_tests::stage::{self, Kind, Stage, an_event, within};
+use chickwork_tests::said::{Said, run, text};
+use chickwork_tests::stage::{self, Kind, SOON, Stage, an_event};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long a visit may take, whatever does not answer.
-const VISIT: std::time::Duration = std::time::Duration::from_secs(60);
 /// An API token as Chatwork's look.
 const AN_API_TOKEN: &str = "0123456789abcdef0123456789abcdef";
 /// A webhook token as Chatwork's look.
@@ -84,15 +82,12 @@ impl Patient {
                 command.env_remove(name);
             }
         }
-        let output = within(VISIT, "the doctor is done", command.output()).await??;
-        Visit::of(&output)
+        Visit::of(run(command).await?)
     }
 }
 
 impl Visit {
-    fn of(output: &Output) -> anyhow::Result<Self> {
-        let said = String::from_utf8(output.stdout.clone())?;
-        let complaints = String::from_utf8_lossy(&output.stderr);
+    fn of(said: Said) -> anyhow::Result<Self> {
         for secret in [
             DEMO_WEBHOOK_TOKEN,
             DEMO_API_TOKEN,
@@ -102,14 +97,14 @@ impl Visit {
             "hush",
         ] {
             ensure!(
-                !said.contains(secret) && !complaints.contains(secret),
-                "a secret is told:\n{said}{complaints}"
+                !said.out.contains(secret) && !said.err.contains(secret),
+                "a secret is told: {said:?}"
             );
         }
-        ensure!(complaints.is_empty(), "{complaints}");
+        ensure!(said.err.is_empty(), "{said:?}");
         Ok(Self {
-            exit: output.status.code(),
-            said,
+            exit: said.code,
+            said: said.out,
         })
     }
 
@@ -117,11 +112,10 @@ impl Visit {
     fn wrong(&self, says: &str, cure: &str) -> anyhow::Result<()> {
         let findings = self.said.lines().map(serde_json::from_str::<Value>);
         let findings = findings.collect::<Result<Vec<_>, _>>()?;
-        let contains = |value: &Value, words| value.as_str().unwrap_or_default().contains(words);
         let it_is = findings.iter().any(|finding| {
             finding["grade"] == "wrong"
-                && contains(&finding["says"], says)
-                && contains(&finding["cure"], cure)
+                && text(finding, "says").contains(says)
+                && text(finding, "cure").contains(cure)
         });
         ensure!(it_is, "{says:?} with {cure:?} is not in:\n{}", self.said);
         Ok(())
@@ -199,8 +193,7 @@ pub(super) async fn the_doctor_visits_a_bot_at_work(kind: Kind) -> anyhow::Resul
             "ingress"
         },
     ]);
-    let output = within(VISIT, "the doctor is done", command.output()).await??;
-    Visit::of(&output)?.expect(
+    Visit::of(run(command).await?)?.expect(
         0,
         &[
             "ok    CHICKWORK_LISTEN: Chickwork is listening on",
@@ -218,8 +211,7 @@ pub(super) async fn the_doctor_visits_a_bot_at_work(kind: Kind) -> anyhow::Resul
         .env("CHICKWORK_LISTEN", bot.front.admin_address())
         .env("CHICKWORK_ADMIN_LISTEN", webhooks)
         .args(["--role", "ingress", "--json"]);
-    let output = within(VISIT, "the doctor is done", command.output()).await??;
-    let visit = Visit::of(&output)?;
+    let visit = Visit::of(run(command).await?)?;
     visit.wrong("has its admin port on", "another port")?;
     visit.wrong("takes webhooks on", "another port")?;
     if let Some(worker) = bot.workers.first() {
@@ -227,20 +219,18 @@ pub(super) async fn the_doctor_visits_a_bot_at_work(kind: Kind) -> anyhow::Resul
         command
             .envs(worker.environment())
             .args(["--role", "worker"]);
-        let output = within(VISIT, "the doctor is done", command.output()).await??;
         let note =
             "note  CHICKWORK_ADMIN_LISTEN: A running `chickwork worker` has its admin port on";
-        Visit::of(&output)?.expect(0, &[note])?;
+        Visit::of(run(command).await?)?.expect(0, &[note])?;
     }
     if kind == Kind::Rabbitmq {
         let mut command = chickwork("doctor")?;
         command
             .envs(bot.front.environment())
             .args(["--role", "ingress", "--strict"]);
-        let output = within(VISIT, "the doctor is done", command.output()).await??;
         let spool = &bot.front.environment()["CHICKWORK_SPOOL"];
         let process = format!("{spool} is in order; process {}", bot.front.id()?);
-        let visit = Visit::of(&output)?;
+        let visit = Visit::of(run(command).await?)?;
         for words in [&process, " uses it, and nothing waits in it."] {
             ensure!(visit.said.contains(words), "{words} in:\n{}", visit.said);
         }
@@ -538,7 +528,7 @@ pub(super) async fn what_is_wrong_with_the_spool_is_told_with_its_cure() -> anyh
     write("notes.txt", "somebody's notes\n".repeat(100).as_bytes())?;
     let queue = format!("sqlite:{}", path("queue.db").display());
     let queue = stage::open(&queue, "-").await?;
-    queue.close(VISIT).await;
+    queue.close(SOON).await;
     drop(queue);
     let event = an_event(1);
     let spool = a_spool(path("good.db"), std::slice::from_ref(&event)).await?;
@@ -724,7 +714,7 @@ pub(super) async fn the_doctor_speaks_json() -> anyhow::Result<()> {
         let finding: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
         let fields: Vec<&String> = finding.as_object().context("an object")?.keys().collect();
         assert_eq!(fields, ["cure", "grade", "says", "subject"]);
-        let grade = finding["grade"].as_str().unwrap_or_default().to_owned();
+        let grade = text(&finding, "grade").to_owned();
         ensure!(["ok", "note", "wrong"].contains(&grade.as_str()), "{line}");
         if grade == "wrong" {
             wrong.push(finding["subject"].clone());
@@ -752,7 +742,7 @@ pub(super) async fn a_role_is_asked_for_its_own_settings_only() -> anyhow::Resul
     let visit = patient.visit(&of_ingress, &[]).await?;
     visit.expect(1, &["CHATWORK_WEBHOOK_TOKEN is not set"])?;
 
-    let output = chickwork("doctor")?.args(["--role", "cook"]).output();
-    assert_eq!(output.await?.status.code(), Some(2));
+    let cook = run(chickwork("doctor")?.args(["--role", "cook"])).await?;
+    assert_eq!(cook.code, Some(2));
     Ok(())
 }

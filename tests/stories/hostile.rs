@@ -16,7 +16,8 @@ use chickwork_sandbox::fault::{Call, Fault, Service, Times};
 use chickwork_sandbox::ledger::Called;
 use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY, a_hook};
 use chickwork_tests::process::{Environment, Server, chickwork, free_port, http};
-use chickwork_tests::stage::{Kind, SOON, soon, until, within};
+use chickwork_tests::said::{Said, run_within};
+use chickwork_tests::stage::{Kind, SOON, until, within};
 use lapin::BasicProperties;
 use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -776,18 +777,14 @@ pub(super) async fn an_unusable_queue_file_is_named_and_left_alone() -> anyhow::
     for (name, says) in cases {
         let path = at(name);
         let before = std::fs::read(&path).ok();
-        let output = serve_on(&path).await?;
-        let err = String::from_utf8_lossy(&output.stderr);
-        ensure!(
-            output.status.code() == Some(1),
-            "{name}: {:?}: {err}",
-            output.status
-        );
-        let said = err.lines().find(|line| line.starts_with("error: "));
-        let said = said.with_context(|| format!("{name}: {err}"))?;
-        ensure!(said.contains(&path.display().to_string()), "{name}: {said}");
-        ensure!(said.contains(says), "{name}: {said}");
-        ensure!(!err.contains("panicked"), "{name}: {err}");
+        let said = serve_on(&path).await?;
+        ensure!(said.code == Some(1), "{name}: {said:?}");
+        let error = said.err.lines().find(|line| line.starts_with("error: "));
+        let error = error.with_context(|| format!("{name}: {said:?}"))?;
+        let place = path.display().to_string();
+        ensure!(error.contains(&place), "{name}: {error}");
+        ensure!(error.contains(says), "{name}: {error}");
+        ensure!(!said.err.contains("panicked"), "{name}: {said:?}");
         ensure!(
             std::fs::read(&path).ok() == before,
             "{name} is left as it was"
@@ -797,11 +794,8 @@ pub(super) async fn an_unusable_queue_file_is_named_and_left_alone() -> anyhow::
 }
 
 /// Runs `serve` on this file until it gives up.
-async fn serve_on(path: &Path) -> anyhow::Result<std::process::Output> {
-    let mut process = chickwork("serve")?;
-    process.envs(settings_on(path)?);
-    let output = soon("it gives up", process.output());
-    Ok(output.await??)
+async fn serve_on(path: &Path) -> anyhow::Result<Said> {
+    run_within(SOON, chickwork("serve")?.envs(settings_on(path)?)).await
 }
 
 /// All that `serve` needs on this file.

@@ -9,6 +9,7 @@ use chickwork_queue::outcome::What;
 use chickwork_sandbox::DEMO_WEBHOOK_TOKEN;
 use chickwork_tests::bot::{Bot, Plan, a_hook};
 use chickwork_tests::process::{chickwork, http};
+use chickwork_tests::said::run;
 use chickwork_tests::stage::{Kind, soon};
 use jiff::Timestamp;
 use reqwest::{Method, RequestBuilder};
@@ -258,10 +259,9 @@ pub(super) async fn a_token_that_everybody_knows_is_warned_of() -> anyhow::Resul
     doctor
         .envs(bot.front.environment())
         .args(["--role", "ingress"]);
-    let output = soon("the doctor is done", doctor.output()).await??;
-    let said = String::from_utf8(output.stdout)?;
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    assert!(said.contains(warning), "{said}");
+    let said = run(doctor).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.out.contains(warning), "{said:?}");
     bot.end().await?;
 
     let own = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";

@@ -11,7 +11,8 @@ use chickwork_sandbox::fault::{Fault, Service};
 use chickwork_sandbox::{DEMO_WEBHOOK_TOKEN, webhook};
 use chickwork_tests::bot::{Bot, Plan};
 use chickwork_tests::process::{chickwork, free_port};
-use chickwork_tests::stage::{self, Kind, SOON, within};
+use chickwork_tests::said::{Said, run, run_within, text, typed};
+use chickwork_tests::stage::{self, Kind, SOON};
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -22,39 +23,22 @@ const FADED: Duration = Duration::from_secs(60);
 /// How long until everything is as before once the broker has come back.
 const BACK: Duration = Duration::from_secs(60);
 
-/// What was printed, and the exit code.
-struct Look {
-    exit: Option<i32>,
-    said: String,
-    complaints: String,
-}
-
-async fn look(command: &mut Command) -> anyhow::Result<Look> {
-    let output = within(LOOK, "it has looked", command.output()).await??;
-    Ok(Look {
-        exit: output.status.code(),
-        said: String::from_utf8(output.stdout)?,
-        complaints: String::from_utf8_lossy(&output.stderr).into_owned(),
-    })
+async fn look(command: &mut Command) -> anyhow::Result<Said> {
+    run_within(LOOK, command).await
 }
 
 /// The command, pointed at the queue of a bot.
 fn status(bot: &Bot) -> anyhow::Result<Command> {
-    let mut command = chickwork("status")?;
-    command
-        .env("CHICKWORK_QUEUE", bot.stage().location())
-        .env("CHICKWORK_NAMESPACE", bot.stage().namespace());
-    Ok(command)
+    typed(bot.stage(), "status", &[])
 }
 
-async fn in_words(bot: &Bot) -> anyhow::Result<Look> {
+async fn in_words(bot: &Bot) -> anyhow::Result<Said> {
     look(&mut status(bot)?).await
 }
 
 async fn in_json(bot: &Bot) -> anyhow::Result<(Option<i32>, Value)> {
-    let look = look(status(bot)?.arg("--json")).await?;
-    let json = serde_json::from_str(&look.said).with_context(|| look.complaints)?;
-    Ok((look.exit, json))
+    let said = look(status(bot)?.arg("--json")).await?;
+    Ok((said.code, said.json()?))
 }
 
 /// Waits until it looks as expected, and returns how it looks then.
@@ -120,7 +104,7 @@ pub(super) async fn status_tells_in_plain_words_that_the_bot_works(
     assert_eq!(json["pauses"], Value::Array(Vec::new()));
 
     let look = in_words(&bot).await?;
-    assert_eq!((look.exit, look.complaints.as_str()), (Some(0), ""));
+    assert_eq!((look.code, look.err.as_str()), (Some(0), ""));
     for words in [
         "The bot works.",
         "Nothing waits.",
@@ -131,7 +115,7 @@ pub(super) async fn status_tells_in_plain_words_that_the_bot_works(
             Kind::Rabbitmq => "Processes: 1 ingress, 1 worker.",
         },
     ] {
-        assert!(look.said.contains(words), "{words} in\n{}", look.said);
+        assert!(look.out.contains(words), "{words} in\n{}", look.out);
     }
     bot.end().await
 }
@@ -148,7 +132,7 @@ pub(super) async fn status_tells_what_asking_pauses_for(kind: Kind) -> anyhow::R
     assert_eq!((exit, &json["works"]), (Some(1), &Value::Bool(false)));
     assert_eq!(json["unfinished"], 1);
     let look = in_words(&bot).await?;
-    assert_eq!(look.exit, Some(1));
+    assert_eq!(look.code, Some(1));
     for words in [
         "The bot does not work:",
         "asking is paused for ",
@@ -156,7 +140,7 @@ pub(super) async fn status_tells_what_asking_pauses_for(kind: Kind) -> anyhow::R
         "1 put off until later.",
         "Of the last 1 h, 1 event has not come to an end",
     ] {
-        assert!(look.said.contains(words), "{words} in\n{}", look.said);
+        assert!(look.out.contains(words), "{words} in\n{}", look.out);
     }
     bot.end().await
 }
@@ -172,7 +156,7 @@ pub(super) async fn status_counts_dead_letters(kind: Kind) -> anyhow::Result<()>
     assert_eq!(exit, Some(0));
     let look = in_words(&bot).await?;
     let words = "1 dead letter: see `chickwork dead list`.";
-    assert!(look.said.contains(words), "{}", look.said);
+    assert!(look.out.contains(words), "{}", look.out);
     bot.end().await
 }
 
@@ -196,7 +180,7 @@ pub(super) async fn status_tells_that_nobody_works(kind: Kind) -> anyhow::Result
         "nobody asks and posts: no worker reports",
         "1 waiting, the oldest for ",
     ] {
-        assert!(look.said.contains(words), "{words} in\n{}", look.said);
+        assert!(look.out.contains(words), "{words} in\n{}", look.out);
     }
 
     bot.front.kill().await?;
@@ -210,29 +194,29 @@ pub(super) async fn status_says_when_there_is_nothing() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let here = folder.path().canonicalize()?;
     let look_here = look(chickwork("status")?.current_dir(&here)).await?;
-    assert_eq!(look_here.exit, Some(1));
+    assert_eq!(look_here.code, Some(1));
     let file = here.join("chickwork.db");
-    let named = look_here.said.contains(&file.display().to_string());
-    assert!(named && !file.exists(), "{}", look_here.said);
+    let named = look_here.out.contains(&file.display().to_string());
+    assert!(named && !file.exists(), "{}", look_here.out);
     let says = "How the bot is cannot be told: there is no queue file at ";
-    assert!(look_here.said.starts_with(says), "{}", look_here.said);
+    assert!(look_here.out.starts_with(says), "{}", look_here.out);
 
     let nobody = format!("amqp://guest:hush@127.0.0.1:{}/%2f", free_port()?);
     let mut command = chickwork("status")?;
     let away = look(command.env("CHICKWORK_QUEUE", &nobody)).await?;
-    assert_eq!(away.exit, Some(1));
+    assert_eq!(away.code, Some(1));
     assert!(
-        away.said.contains("the queue cannot be used"),
+        away.out.contains("the queue cannot be used"),
         "{}",
-        away.said
+        away.out
     );
     let away = look(command.arg("--json")).await?;
-    let json: Value = serde_json::from_str(&away.said)?;
+    let json = away.json()?;
     assert_eq!(
         (&json["up"], &json["waiting"]),
         (&Value::Bool(false), &Value::Null)
     );
-    ensure!(!away.said.contains("hush"), "{}", away.said);
+    ensure!(!away.out.contains("hush"), "{}", away.out);
     Ok(())
 }
 
@@ -262,14 +246,14 @@ pub(super) async fn status_tells_what_waits_in_a_spool() -> anyhow::Result<()> {
     let (exit, json) = until(&bot, SOON, "two events wait", spooled).await?;
     assert_eq!((exit, &json["waiting"]), (Some(0), &Value::from(2)));
     assert!(json["oldest_seconds"].is_u64(), "{json:#}");
-    let host = json["spools"][0]["host"].as_str().unwrap_or_default();
+    let host = text(&json["spools"][0], "host");
     let told = in_words(&bot).await?;
     for words in [
         &format!("  ingress on {host}: 2 events wait in its spool (the oldest for "),
         "until the broker takes them",
         "2 waiting, the oldest for ",
     ] {
-        assert!(told.said.contains(words), "{words} in\n{}", told.said);
+        assert!(told.out.contains(words), "{words} in\n{}", told.out);
     }
 
     // The broker goes; what is on this machine can be seen, if one knows where.
@@ -280,47 +264,47 @@ pub(super) async fn status_tells_what_waits_in_a_spool() -> anyhow::Result<()> {
     let before = names(folder)?;
     let empty = tempfile::tempdir()?;
     let away = look(status(&bot)?.current_dir(&empty)).await?;
-    assert_eq!(away.exit, Some(1));
+    assert_eq!(away.code, Some(1));
     for words in [
         "the queue cannot be used: ",
         "each ingress keeps events in its spool, and there is none at ",
         "run this beside an ingress, with its CHICKWORK_SPOOL",
     ] {
-        assert!(away.said.contains(words), "{words} in\n{}", away.said);
+        assert!(away.out.contains(words), "{words} in\n{}", away.out);
     }
     let beside = look(status(&bot)?.env("CHICKWORK_SPOOL", spool)).await?;
     let waits = format!("3 events wait in {spool} (the oldest for ");
-    assert!(beside.said.contains(&waits), "{waits} in\n{}", beside.said);
-    let assumed = beside.said.contains(" % full");
-    assert!(!assumed, "of what is only assumed:\n{}", beside.said);
+    assert!(beside.out.contains(&waits), "{waits} in\n{}", beside.out);
+    let assumed = beside.out.contains(" % full");
+    assert!(!assumed, "of what is only assumed:\n{}", beside.out);
     let mut command = status(&bot)?;
     command
         .env("CHICKWORK_SPOOL", spool)
         .env("CHICKWORK_SPOOL_MAX_BYTES", "1MiB");
     let given = look(&mut command).await?;
-    assert!(given.said.contains(" % full ("), "{}", given.said);
+    assert!(given.out.contains(" % full ("), "{}", given.out);
     let other = empty.path().join("other.db");
     std::fs::write(&other, "somebody's notes\n")?;
     let told = look(status(&bot)?.env("CHICKWORK_SPOOL", &other)).await?;
     std::fs::remove_file(&other)?;
     let is_none = format!("{} is not a Chickwork file", other.display());
-    assert!(told.said.contains(&is_none), "{is_none} in\n{}", told.said);
+    assert!(told.out.contains(&is_none), "{is_none} in\n{}", told.out);
     let json = look(status(&bot)?.env("CHICKWORK_SPOOL", spool).arg("--json")).await?;
-    let json: Value = serde_json::from_str(&json.said)?;
+    let json = json.json()?;
     assert_eq!(json["spools"][0]["path"].as_str(), Some(spool.as_str()));
     assert_eq!(json["spools"][0]["events"], 3);
     assert_eq!(json["waiting"], Value::Null, "nobody knows how many in all");
     let file = format!("sqlite:{spool}");
     let pointed_at = look(status(&bot)?.env("CHICKWORK_QUEUE", &file)).await?;
-    assert_eq!(pointed_at.exit, Some(1));
+    assert_eq!(pointed_at.code, Some(1));
     for words in [
         &format!("{spool} is the spool of an ingress."),
         "3 events wait in it",
     ] {
         assert!(
-            pointed_at.said.contains(words),
+            pointed_at.out.contains(words),
             "{words} in\n{}",
-            pointed_at.said
+            pointed_at.out
         );
     }
     assert_eq!(names(folder)?, before, "looking left something");
@@ -332,8 +316,8 @@ pub(super) async fn status_tells_what_waits_in_a_spool() -> anyhow::Result<()> {
     until(&bot, BACK, "the spool is empty", drained).await?;
     bot.all_answered_once(BACK, &[first, second, third]).await?;
     let pointed_at = look(status(&bot)?.env("CHICKWORK_QUEUE", &file)).await?;
-    assert_eq!(pointed_at.exit, Some(0), "{}", pointed_at.said);
-    assert!(pointed_at.said.contains("Nothing waits in it."));
+    assert_eq!(pointed_at.code, Some(0), "{}", pointed_at.out);
+    assert!(pointed_at.out.contains("Nothing waits in it."));
     bot.end().await
 }
 
@@ -360,9 +344,9 @@ fn names(folder: &Path) -> anyhow::Result<BTreeSet<OsString>> {
 pub(super) async fn status_says_when_nobody_uses_this_namespace() -> anyhow::Result<()> {
     let bot = Plan::on(Kind::Rabbitmq)?.start().await?;
     let look = look(status(&bot)?.env("CHICKWORK_NAMESPACE", "nobody-uses-this")).await?;
-    assert_eq!(look.exit, Some(1));
-    assert!(look.said.contains("nobody-uses-this"), "{}", look.said);
-    assert!(look.said.contains("CHICKWORK_NAMESPACE"), "{}", look.said);
+    assert_eq!(look.code, Some(1));
+    assert!(look.out.contains("nobody-uses-this"), "{}", look.out);
+    assert!(look.out.contains("CHICKWORK_NAMESPACE"), "{}", look.out);
     bot.end().await
 }
 
@@ -382,15 +366,15 @@ pub(super) async fn status_says_that_the_broker_takes_no_messages() -> anyhow::R
     assert_eq!((exit, &json["works"]), (Some(1), &Value::Bool(false)));
     assert_eq!(json["waiting"], 0, "it is seen nevertheless");
     let seen = in_words(&bot).await?;
-    assert_eq!(seen.exit, Some(1));
+    assert_eq!(seen.code, Some(1));
     for words in [
         "the queue cannot be used: the broker takes no messages: low on memory.",
         "Nothing waits.",
     ] {
-        assert!(seen.said.contains(words), "{words} in\n{}", seen.said);
+        assert!(seen.out.contains(words), "{words} in\n{}", seen.out);
     }
-    assert!(!seen.said.contains("nobody"), "{}", seen.said);
-    assert_eq!(seen.complaints, "", "it is said once");
+    assert!(!seen.out.contains("nobody"), "{}", seen.out);
+    assert_eq!(seen.err, "", "it is said once");
 
     let first = bot.mention("echo first").await?;
     let second = bot.mention("echo second").await?;
@@ -400,7 +384,7 @@ pub(super) async fn status_says_that_the_broker_takes_no_messages() -> anyhow::R
         command.env("CHICKWORK_SPOOL", spool).args(arguments);
         look(&mut command).await
     };
-    let json: Value = serde_json::from_str(&beside(&["--json"]).await?.said)?;
+    let json = beside(&["--json"]).await?.json()?;
     assert_eq!(json["waiting"], 2, "{json:#}");
     let spools = json["spools"].as_array().context("a list")?;
     assert_eq!(spools.len(), 1, "each is told of once: {json:#}");
@@ -414,7 +398,7 @@ pub(super) async fn status_says_that_the_broker_takes_no_messages() -> anyhow::R
         "2 waiting, the oldest for ",
         "The last webhook that is known of came ",
     ] {
-        assert!(told.said.contains(words), "{words} in\n{}", told.said);
+        assert!(told.out.contains(words), "{words} in\n{}", told.out);
     }
     memory("1GB")?;
     until(&bot, SOON, "it works again", works).await?;
@@ -435,15 +419,15 @@ pub(super) async fn what_may_not_be_seen_is_not_made_up() -> anyhow::Result<()> 
     })?;
     let queue = bot.stage().location().replace("guest:guest", "writer:hush");
     let look = look(status(&bot)?.env("CHICKWORK_QUEUE", &queue)).await?;
-    assert_eq!(look.exit, Some(1), "{}", look.said);
+    assert_eq!(look.code, Some(1), "{}", look.out);
     for words in [
         "  it could not be seen whether anybody works.",
         "The last webhook could not be seen.",
     ] {
-        assert!(look.said.contains(words), "{words} in\n{}", look.said);
+        assert!(look.out.contains(words), "{words} in\n{}", look.out);
     }
     for guess in ["nobody", "No webhook", "hush"] {
-        assert!(!look.said.contains(guess), "{guess} in\n{}", look.said);
+        assert!(!look.out.contains(guess), "{guess} in\n{}", look.out);
     }
 
     let mut doctor = chickwork("doctor")?;
@@ -452,9 +436,8 @@ pub(super) async fn what_may_not_be_seen_is_not_made_up() -> anyhow::Result<()> 
         .env("CHICKWORK_QUEUE", &queue)
         .env("CHICKWORK_DECLARE", "passive")
         .args(["--role", "ingress"]);
-    let output = within(LOOK, "the doctor is done", doctor.output()).await??;
-    let said = String::from_utf8(output.stdout)?;
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    assert!(said.contains("This user may write."), "{said}");
+    let said = run(doctor).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.out.contains("This user may write."), "{said:?}");
     bot.end().await
 }

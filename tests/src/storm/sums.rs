@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::{Sort, Storm, Told, say};
 use crate::bot::Bot;
 use crate::process::chickwork;
-use crate::stage::within;
+use crate::said::run_within;
 
 /// An answer to a webhook takes no longer, whatever happens behind it; Chatwork waits for 10 s.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -413,12 +413,8 @@ impl Audit {
         command
             .args(["--json", "--wait", &format!("{}s", wait.as_secs())])
             .args(more);
-        let output = within(wait + AUDIT_TAKES, "the audit is over", command.output()).await??;
-        let text = String::from_utf8(output.stdout)?;
-        Self::read(&text, output.status.code()).with_context(|| {
-            let said = String::from_utf8_lossy(&output.stderr);
-            format!("chickwork audit ended with {}: {said}{text}", output.status)
-        })
+        let said = run_within(wait + AUDIT_TAKES, command).await?;
+        Self::read(&said.out, said.code).with_context(|| format!("chickwork audit: {said:?}"))
     }
 
     /// Reads what the command printed, and the code that it ended with.
