@@ -11,7 +11,8 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
 use crate::process::chickwork;
-use crate::stage::{Stage, within};
+use crate::rabbitmq::signal;
+use crate::stage::{Stage, soon, within};
 
 /// How long a command may take, its own waiting included, whatever does not answer.
 const ENDED: Duration = Duration::from_secs(60);
@@ -60,6 +61,18 @@ pub fn text<'a>(line: &'a Value, field: &str) -> &'a str {
     line[field].as_str().unwrap_or_default()
 }
 
+/// Sees that these parts come in what was said, in this order, whatever is between them.
+pub fn in_order(said: &str, parts: &[&str]) -> anyhow::Result<()> {
+    let mut rest = said;
+    for part in parts {
+        let (_, behind) = rest
+            .split_once(part)
+            .with_context(|| format!("{part:?} is not there, or too early:\n{said}"))?;
+        rest = behind;
+    }
+    Ok(())
+}
+
 /// A command on this stage, as it would be typed.
 pub fn typed(stage: &Stage, name: &str, words: &[&str]) -> anyhow::Result<Command> {
     let mut command = chickwork(name)?;
@@ -95,4 +108,11 @@ pub fn begin(
         .spawn()?;
     let out = running.stdout.take().context("its output was asked for")?;
     Ok((running, BufReader::new(out).lines()))
+}
+
+/// Stops one that was begun by this signal, and waits for its end.
+pub async fn stop(running: Child, number: i32) -> anyhow::Result<Said> {
+    let id = running.id().context("it has ended")?;
+    signal(i32::try_from(id)?, number);
+    Said::of(soon("it has stopped", running.wait_with_output()).await??)
 }

@@ -14,10 +14,8 @@ use chickwork_queue::spool::{Spool, SpoolSettings};
 use chickwork_sandbox::{DEMO_WEBHOOK_TOKEN, Say, town, webhook};
 use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY, a_hook};
 use chickwork_tests::process::{chickwork, free_port};
-use chickwork_tests::said::{Said, begin, run, typed};
-use chickwork_tests::stage::{
-    self, Kind, SOON, Stage, an_event, outcome, put_back, settings, soon,
-};
+use chickwork_tests::said::{Said, begin, run, stop, typed};
+use chickwork_tests::stage::{self, Kind, SOON, Stage, an_event, outcome, put_back, settings};
 use jiff::{SignedDuration, Timestamp};
 use lapin::options::{QueueDeleteOptions, QueuePurgeOptions};
 use serde_json::{Value, json};
@@ -362,9 +360,7 @@ pub(super) async fn putting_back_can_be_stopped_and_says_how_far_it_came(
         Ok(asks.any(|asks| asks.jobs == 1).then_some(()))
     });
     one_is_back.await?;
-    let id = i32::try_from(putting_back.id().context("it runs")?)?;
-    chickwork_tests::rabbitmq::signal(id, libc::SIGINT);
-    let said = Said::of(soon("it has stopped", putting_back.wait_with_output()).await??)?;
+    let said = stop(putting_back, libc::SIGINT).await?;
     assert_eq!(said.code, Some(1), "{said:?}");
     let words = "1 of 3 put back; stopped, 2 left.";
     assert!(said.err.contains(words), "{said:?}");

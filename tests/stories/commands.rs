@@ -10,7 +10,7 @@ use chickwork_chatwork::id::MessageId;
 use chickwork_sandbox::DEMO_WEBHOOK_TOKEN;
 use chickwork_tests::bot::{Plan, ROOM};
 use chickwork_tests::process::{chickwork, free_port};
-use chickwork_tests::said::{Said, run, run_within};
+use chickwork_tests::said::{Said, in_order, run, run_within};
 use chickwork_tests::stage::{Kind, SOON, soon, until, within};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
@@ -89,18 +89,6 @@ async fn talk(lines: &str) -> anyhow::Result<Said> {
     input.write_all(lines.as_bytes()).await?;
     drop(input);
     Said::of(within(TALK_LIMIT, "the talk is over", dev.wait_with_output()).await??)
-}
-
-/// The lines of an output that are in it, in this order.
-fn in_order(said: &str, parts: &[&str]) -> anyhow::Result<()> {
-    let mut rest = said;
-    for part in parts {
-        let Some(at) = rest.find(part) else {
-            anyhow::bail!("{part:?} is not there, or too early:\n{said}");
-        };
-        rest = &rest[at + part.len()..];
-    }
-    Ok(())
 }
 
 /// What goes wrong on command is told as it happens, up to the good end.

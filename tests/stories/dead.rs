@@ -15,7 +15,7 @@ use chickwork_sandbox::town::{self, Role};
 use chickwork_sandbox::{DEMO_WEBHOOK_TOKEN, webhook};
 use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY, a_hook};
 use chickwork_tests::process::chickwork;
-use chickwork_tests::said::{Said, begin, run, text, typed};
+use chickwork_tests::said::{Said, begin, run, stop, text, typed};
 use chickwork_tests::stage::{
     Kind, Plant, SOON, Stage, a_reply, an_event, next, settle, soon, within,
 };
@@ -543,9 +543,7 @@ pub(super) async fn a_long_run_can_be_stopped_and_says_how_far_it_came(
     let (dropping, mut lines) = drop_slowly(&["--all"], "1/1h")?;
     let first = soon("one is dropped", lines.next_line()).await??;
     assert_eq!(first.as_deref(), Some(four[0].as_str()));
-    let id = i32::try_from(dropping.id().context("it runs")?)?;
-    chickwork_tests::rabbitmq::signal(id, libc::SIGINT);
-    let said = Said::of(soon("it has stopped", dropping.wait_with_output()).await??)?;
+    let said = stop(dropping, libc::SIGINT).await?;
     assert_eq!(said.code, Some(1), "{said:?}");
     let words = "1 of 4 dropped; stopped, 3 left";
     assert!(said.err.contains(words), "{said:?}");

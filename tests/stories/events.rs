@@ -16,7 +16,7 @@ use chickwork_sandbox::fault::{Call, Fault, Service, When};
 use chickwork_sandbox::town;
 use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY, a_hook};
 use chickwork_tests::process::Server;
-use chickwork_tests::said::{Said, begin, run, text, typed};
+use chickwork_tests::said::{Said, begin, in_order, run, text, typed};
 use chickwork_tests::stage::{Kind, Stage, an_event, next, settle, soon, within};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -46,17 +46,6 @@ async fn done(stage: &Stage, words: &[&str]) -> anyhow::Result<String> {
 /// The same; its lines as JSON.
 async fn lines(stage: &Stage, words: &[&str]) -> anyhow::Result<Vec<Value>> {
     succeed(stage, words).await?.lines()
-}
-
-/// Sees that these parts come in the text, in this order.
-fn in_order(text: &str, parts: &[&str]) {
-    let mut rest = text;
-    for part in parts {
-        let (_, behind) = rest
-            .split_once(part)
-            .unwrap_or_else(|| panic!("{part:?} comes next in\n{text}"));
-        rest = behind;
-    }
 }
 
 /// What a person sees of an event that met everything at once.
@@ -115,7 +104,7 @@ pub(super) async fn an_event_that_met_three_faults_tells_exactly_that_story(
             "posted, as was found out by looking",
             &format!("(message {reply})"),
         ],
-    );
+    )?;
     let steps: Vec<&str> = shown
         .lines()
         .filter(|line| line.starts_with("20"))
@@ -149,7 +138,7 @@ pub(super) async fn an_event_that_met_three_faults_tells_exactly_that_story(
     let told = done(bot.stage(), &["show", &by_reply]).await?;
     let is_reply =
         format!("Message {reply} is the bot's reply to message {message} in room {ROOM}.");
-    in_order(&told, &[&is_reply, "The bot replied after "]);
+    in_order(&told, &[&is_reply, "The bot replied after "])?;
     let again = lines(bot.stage(), &["show", "--json", &by_reply]).await?;
     assert_eq!(again, id);
     assert_eq!(story["sender"], SOMEBODY.0);
@@ -542,7 +531,7 @@ pub(super) async fn what_waits_in_a_spool_is_listed() -> anyhow::Result<()> {
     in_order(
         &shown,
         &["The bot replied after", "stored in the ingress's spool"],
-    );
+    )?;
     bot.end().await
 }
 

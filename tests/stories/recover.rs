@@ -15,8 +15,7 @@ use chickwork_sandbox::webhook::Kind as HookKind;
 use chickwork_sandbox::{DEMO_API_TOKEN, Say, town};
 use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY, a_hook, mentioning};
 use chickwork_tests::process::free_port;
-use chickwork_tests::rabbitmq::signal;
-use chickwork_tests::said::{Said, begin, run, typed};
+use chickwork_tests::said::{Said, begin, run, stop, typed};
 use chickwork_tests::stage::{Kind, SOON, next, settle, soon, until};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -538,11 +537,7 @@ pub(super) async fn it_can_be_stopped_and_says_how_far_it_came(kind: Kind) -> an
     };
     assert!(bot.sandbox.until(SOON, two_read).await, "it reads");
     // Its third call is on its way, or about to be: it is interrupted either way.
-    signal(
-        i32::try_from(reading.id().context("it runs")?)?,
-        libc::SIGINT,
-    );
-    let said = Said::of(soon("it has stopped", reading.wait_with_output()).await??)?;
+    let said = stop(reading, libc::SIGINT).await?;
     assert_eq!(said.code, Some(1), "{said:?}");
     for words in ["Stopped, with ", "of 3 rooms read; nothing was changed."] {
         assert!(said.err.contains(words), "{words} is not in {said:?}");
@@ -552,11 +547,7 @@ pub(super) async fn it_can_be_stopped_and_says_how_far_it_came(kind: Kind) -> an
     let (queueing, mut lines) = begin(recover(&bot, &["--yes", "--rate", "1/1h"])?)?;
     let id = soon("one is queued", lines.next_line()).await??;
     assert_eq!(id.context("an id")?.len(), 36);
-    signal(
-        i32::try_from(queueing.id().context("it runs")?)?,
-        libc::SIGTERM,
-    );
-    let said = Said::of(soon("it has stopped", queueing.wait_with_output()).await??)?;
+    let said = stop(queueing, libc::SIGTERM).await?;
     assert_eq!(said.code, Some(1), "{said:?}");
     for words in ["1 of 3 queued; stopped, 2 left.", "see --rate"] {
         assert!(said.err.contains(words), "{words} is not in {said:?}");

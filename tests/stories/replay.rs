@@ -14,7 +14,7 @@ use chickwork_queue::outcome::{Outcome, What};
 use chickwork_sandbox::webhook::Hook;
 use chickwork_sandbox::{DEMO_WEBHOOK_TOKEN, Say, town};
 use chickwork_tests::bot::{Bot, Plan, ROOM, a_hook};
-use chickwork_tests::said::{Said, begin, run, run_within, text, typed};
+use chickwork_tests::said::{Said, begin, run, run_within, stop, text, typed};
 use chickwork_tests::stage::{
     A_WHILE, Kind, SOON, Stage, an_event, next, settle, soon, until, within,
 };
@@ -288,9 +288,7 @@ pub(super) async fn a_replay_that_is_stopped_goes_on_where_it_was(
         .await??
         .context("an id")?;
     assert!(ids.contains(&first), "{first}");
-    let id = i32::try_from(running.id().context("it runs")?)?;
-    chickwork_tests::rabbitmq::signal(id, libc::SIGINT);
-    let said = ended(running).await?;
+    let said = stop(running, libc::SIGINT).await?;
     assert_eq!(said.code, Some(1), "{said:?}");
     for words in [
         "1 of 5 put back; stopped, 4 left.",
