@@ -31,8 +31,9 @@ const CHANNELS: u64 = 8;
 const WINDOW: u64 = 64;
 /// Events that a file takes in one transaction.
 const TRANSACTION: u64 = 20_000;
-/// So many events come slowly into a broker, the last ones.
-const SLOW: u64 = 3_000;
+/// So many events come slowly into a broker, the last ones: for longer than the two minutes in which
+/// commands look for the reports of processes.
+const SLOW: u64 = 5_000;
 /// The time from one of these to the next: three million a day.
 const SLOWLY: Duration = Duration::from_millis(30);
 /// How long what is in a file has been going on.

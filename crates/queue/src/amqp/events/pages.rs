@@ -25,7 +25,7 @@ const FIRST_STEP: SignedDuration = SignedDuration::from_hours(1);
 const LONGER: i32 = 4;
 /// So many events are held at once: a few MiB. The first time fewer, as few may be enough.
 const HELD: i64 = 4_000;
-const HELD_AT_FIRST: i64 = 1_000;
+const HELD_AT_FIRST: i64 = 100;
 /// So many lines of the outcomes are read at once.
 const OUTCOMES_AT_ONCE: i64 = 20_000;
 /// So many events that are asked for by their ids are looked for one by one.
