@@ -50,6 +50,17 @@ async fn posted(bot: &Bot, again: Option<Timestamp>) -> anyhow::Result<Outcome> 
     .await
 }
 
+/// Waits until the worker knows of so many posts of its own, which it logs then: a moment after they are
+/// stored.
+async fn known(bot: &Bot, posts: usize) -> anyhow::Result<()> {
+    until(SOON, "the worker knows what it posted", async || {
+        let told = bot.workers[0].log();
+        let count = told.matches("posted step=post").count();
+        Ok((count >= posts).then_some(()))
+    })
+    .await
+}
+
 /// Waits until so many deliveries of the event have come to nothing, as its message is answered.
 async fn duplicates(bot: &Bot, event: &Event, count: usize) -> anyhow::Result<()> {
     until(SOON, "it is ignored", async || {
@@ -91,6 +102,7 @@ pub(super) async fn who_asks_for_another_answer_gets_one_more(kind: Kind) -> any
     let message = bot.mention("echo chíp").await?;
     assert_eq!(bot.answer(&message).await?, "chíp");
     let first = posted(&bot, None).await?;
+    known(&bot, 1).await?;
     let event = bot.archived(&message).await?;
 
     let queue = bot.queue().await?;
@@ -101,6 +113,7 @@ pub(super) async fn who_asks_for_another_answer_gets_one_more(kind: Kind) -> any
 
     let again = ask_again(&bot, &event, 1).await?;
     let second = posted(&bot, Some(again)).await?;
+    known(&bot, 2).await?;
     assert_eq!((bot.answers(&message), bot.asked().len()), (2, 2));
     ensure!(reply_id(&first)? != reply_id(&second)?);
     // The command was stopped, and run once more.
