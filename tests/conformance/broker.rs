@@ -36,11 +36,11 @@ fn on_a_broker<F: Future<Output = anyhow::Result<()>>>(
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// Sets marks until one is stored.
-async fn mark_until_set(queue: &Queue) {
-    while queue.outcomes().mark().await.is_err() {
-        // Trying is how one finds out: see `AGAIN`.
-        tokio::time::sleep(AGAIN).await;
-    }
+async fn mark_until_set(queue: &Queue) -> anyhow::Result<()> {
+    until(SOON, "a mark can be set", async || {
+        Ok(queue.outcomes().mark().await.ok().map(drop))
+    })
+    .await
 }
 
 /// Publishes until it works again.
@@ -129,7 +129,7 @@ fn an_exchange_that_somebody_deleted_comes_back() -> anyhow::Result<()> {
                 .exchange_delete(exchange.as_str().into(), ExchangeDeleteOptions::default())
                 .await?;
             publish_until_stored(&queue, 2).await?;
-            soon("a mark can be set", mark_until_set(&queue)).await?;
+            mark_until_set(&queue).await?;
         }
         let mut claims = queue.claim_asks(LIMIT);
         let claim = next(&mut claims).await?;
@@ -171,8 +171,10 @@ fn any_number_of_refused_publishes_leaves_a_handle_that_works() -> anyhow::Resul
             Ok(())
         };
         within(Duration::from_secs(180), "all are refused", refused).await??;
-        soon("somebody heals it", mark_until_set(&healer)).await?;
-        soon("and the handle works again", mark_until_set(&queue)).await
+        let healed = mark_until_set(&healer).await;
+        healed.context("somebody heals it")?;
+        let works_again = mark_until_set(&queue).await;
+        works_again.context("and the handle works again")
     })
 }
 
@@ -1024,16 +1026,12 @@ fn what_was_listed_and_is_not_there_is_not_listed_for_ever() -> anyhow::Result<(
             take(&queue, ghosts.clone(), drop_it()).await?.is_empty(),
             "they are gone"
         );
-        let seen = async {
-            loop {
-                let letters = dead_letters(&queue).await?;
-                let is_there = |ghost| letters.contains(ghost);
-                if letters.len() == 2 && !ghosts.iter().any(is_there) {
-                    return anyhow::Ok(());
-                }
-            }
-        };
-        soon("those that are there are listed", seen).await?
+        until(SOON, "those that are there are listed", async || {
+            let letters = dead_letters(&queue).await?;
+            let is_there = |ghost| letters.contains(ghost);
+            Ok((letters.len() == 2 && !ghosts.iter().any(is_there)).then_some(()))
+        })
+        .await
     })
 }
 

@@ -652,15 +652,11 @@ pub(crate) async fn a_letter_that_is_buried_again_meanwhile_is_not_taken_twice(
     }
     ensure!(taken == letters, "each once");
     let ids: Vec<_> = letters.iter().map(|letter| letter.id).collect();
-    let again = async {
-        loop {
-            let letters = dead_letters(&queue).await?;
-            if letters.len() == ids.len() {
-                return anyhow::Ok(letters);
-            }
-        }
-    };
-    for letter in soon("they are listed again", again).await?? {
+    let again = until(SOON, "they are listed again", async || {
+        let letters = dead_letters(&queue).await?;
+        Ok((letters.len() == ids.len()).then_some(letters))
+    });
+    for letter in again.await? {
         ensure!(ids.contains(&letter.id) && !letters.contains(&letter));
         ensure!(letter.letter != letters[0].letter, "it is another letter");
     }
@@ -1123,14 +1119,10 @@ pub(crate) async fn a_reply_that_cannot_be_read_is_buried_as_malformed(
     let claim = next(&mut posts).await?;
     ensure!(id_of(&claim) == good, "it holds nobody up");
     settle(claim, Settlement::Done).await?;
-    let dead = async {
-        loop {
-            if let Some(letter) = dead_letters(&queue).await?.pop() {
-                return anyhow::Ok(letter);
-            }
-        }
-    };
-    let letter = soon("it is buried", dead).await??;
+    let letter = until(SOON, "it is buried", async || {
+        Ok(dead_letters(&queue).await?.pop())
+    })
+    .await?;
     ensure!((letter.cause, letter.step) == (Cause::Malformed, Step::Post));
     Ok(())
 }

@@ -110,7 +110,7 @@ pub fn begin(
     Ok((running, BufReader::new(out).lines()))
 }
 
-/// Stops one that was begun by this signal, and waits for its end.
+/// Sends one that was begun this signal, and waits for its end.
 pub async fn stop(running: Child, number: i32) -> anyhow::Result<Said> {
     let id = running.id().context("it has ended")?;
     signal(i32::try_from(id)?, number);

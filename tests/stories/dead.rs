@@ -17,7 +17,7 @@ use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY, a_hook};
 use chickwork_tests::process::chickwork;
 use chickwork_tests::said::{Said, begin, run, stop, text, typed};
 use chickwork_tests::stage::{
-    Kind, Plant, SOON, Stage, a_reply, an_event, next, settle, soon, within,
+    Kind, Plant, SOON, Stage, a_reply, an_event, next, settle, soon, until,
 };
 use jiff::Timestamp;
 use serde_json::Value;
@@ -157,15 +157,11 @@ pub(super) async fn every_cause_is_listed_shown_and_retried(kind: Kind) -> anyho
 
     // What nobody understands is given up again; what a newer release wrote waits for one.
     let malformed = of_cause(&letters, Cause::Malformed)?;
-    let again = soon("it is given up again", async {
-        loop {
-            let letters = listed(bot.stage(), &[]).await?;
-            if let [letter] = &letters[..] {
-                return anyhow::Ok(letter.clone());
-            }
-        }
-    });
-    let again = again.await??;
+    let again = until(SOON, "it is given up again", async || {
+        let mut letters = listed(bot.stage(), &[]).await?;
+        Ok(letters.pop().filter(|_| letters.is_empty()))
+    })
+    .await?;
     assert_eq!(again["id"], malformed["id"]);
     assert_ne!(again["buried_at"], malformed["buried_at"]);
     // A worker has read it this time, and has not asked.
@@ -265,15 +261,11 @@ fn unreadable(room: RoomId) -> Fault {
 }
 
 async fn soon_seven(bot: &Bot) -> anyhow::Result<Vec<Value>> {
-    let seven = async {
-        loop {
-            let letters = listed(bot.stage(), &[]).await?;
-            if letters.len() == Cause::ALL.len() {
-                return anyhow::Ok(letters);
-            }
-        }
-    };
-    let letters = within(GIVEN_UP, "there is a letter of each cause", seven).await??;
+    let letters = until(GIVEN_UP, "there is a letter of each cause", async || {
+        let letters = listed(bot.stage(), &[]).await?;
+        Ok((letters.len() == Cause::ALL.len()).then_some(letters))
+    })
+    .await?;
     for cause in Cause::ALL {
         of_cause(&letters, cause)?;
     }

@@ -17,7 +17,7 @@ use chickwork_sandbox::town;
 use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY, a_hook};
 use chickwork_tests::process::Server;
 use chickwork_tests::said::{Said, begin, in_order, run, text, typed};
-use chickwork_tests::stage::{Kind, Stage, an_event, next, settle, soon, within};
+use chickwork_tests::stage::{Kind, SOON, Stage, an_event, next, settle, soon, until, within};
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::process::Command;
@@ -215,15 +215,11 @@ pub(super) async fn events_are_listed_and_chosen_by_what_they_are(
     assert!(empty.err.contains("Nothing was received"), "{empty:?}");
     let talk = talk(&bot).await?;
 
-    let all = soon("all of it is archived", async {
-        loop {
-            let all = lines(bot.stage(), &["list", "--json"]).await?;
-            if all.len() >= 4 {
-                return anyhow::Ok(all);
-            }
-        }
+    let all = until(SOON, "all of it is archived", async || {
+        let all = lines(bot.stage(), &["list", "--json"]).await?;
+        Ok((all.len() >= 4).then_some(all))
     })
-    .await??;
+    .await?;
     let messages: Vec<&str> = all.iter().map(|line| text(line, "message_id")).collect();
     let newest_first = [&talk.waiting, &talk.dead, &talk.flooded, &talk.answered];
     let newest_first = newest_first.map(MessageId::as_str);

@@ -1,16 +1,17 @@
 //! Processes and brokers that are stopped, killed, frozen and started again: nothing is lost, and
 //! nothing is said twice.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::Context as _;
 use chickwork_chatwork::id::{MessageId, RoomId};
 use chickwork_queue::outcome::What;
 use chickwork_sandbox::Say;
 use chickwork_sandbox::fault::{Call, Fault, Service};
 use chickwork_sandbox::webhook::Kind as HookKind;
 use chickwork_tests::bot::{Bot, Plan, SOMEBODY, mentioning};
-use chickwork_tests::stage::Kind;
+use chickwork_tests::stage::{Kind, until};
 
 /// Longer than it takes to find out what became of a post of a process that is gone.
 const DOUBT: Duration = Duration::from_secs(60);
@@ -150,24 +151,18 @@ pub(super) async fn a_message_told_many_times_is_answered_once(kind: Kind) -> an
 
 /// Waits until so many events have been found to be of a message that is answered.
 async fn duplicates(bot: &Bot, count: usize) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    loop {
+    let mut found = 0;
+    let all = until(A_MINUTE, "the duplicates are found", async || {
         let outcomes = bot.outcomes().await?;
         let ignored = outcomes.iter().filter(
             |outcome| matches!(&outcome.what, What::Ignored { reason } if reason == "duplicate"),
         );
-        let found = ignored
-            .map(|outcome| outcome.id)
-            .collect::<std::collections::HashSet<_>>()
-            .len();
-        if found >= count {
-            return Ok(());
-        }
-        ensure!(
-            begun.elapsed() < A_MINUTE,
-            "{found} of {count} duplicates were found"
-        );
-    }
+        let events: HashSet<_> = ignored.map(|outcome| outcome.id).collect();
+        found = events.len();
+        Ok((found >= count).then_some(()))
+    });
+    let all = all.await;
+    all.with_context(|| format!("{found} of {count}"))
 }
 
 /// The first SIGTERM lets what is in flight come to its end, and the exit code says so.
