@@ -80,30 +80,30 @@ impl Shutdown {
 }
 
 impl Trigger {
-    /// Goes one stage further.
+    /// Goes one stage further. That is logged before anybody can hear of it, as the process may end at
+    /// once then.
     pub(crate) fn pull(&self, reason: &str) {
-        let mut begins = false;
         self.stage.send_modify(|stage| {
-            begins = *stage == Stage::Running;
-            *stage = if begins {
-                Stage::Draining
+            if *stage == Stage::Running {
+                log::info!(
+                    "{reason}: stopping, within {:?}; once more to stop at once",
+                    self.drain
+                );
+                *stage = Stage::Draining;
+                self.end_after_the_drain();
             } else {
-                Stage::AtOnce
-            };
+                log::warn!("{reason}: stopping at once");
+                *stage = Stage::AtOnce;
+            }
         });
-        if begins {
-            log::info!(
-                "{reason}: stopping, within {:?}; once more to stop at once",
-                self.drain
-            );
-            let trigger = self.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(trigger.drain).await;
-                trigger.stage.send_replace(Stage::AtOnce);
-            });
-        } else {
-            log::warn!("{reason}: stopping at once");
-        }
+    }
+
+    fn end_after_the_drain(&self) {
+        let trigger = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(trigger.drain).await;
+            trigger.stage.send_replace(Stage::AtOnce);
+        });
     }
 }
 
