@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use chickwork_chatwork::id::{AccountId, MessageId, RoomId};
 use chickwork_chatwork::webhook::Webhook;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use crate::dead::DeadLetter;
@@ -26,6 +26,10 @@ use crate::{Backend, Queue, QueueError, amqp, sqlite};
 use self::brief::Brief;
 pub use self::known::{Acts, Knowledge, Known};
 pub use self::sought::Sought;
+
+/// An id is made when its event is received, which may be noted a moment before that; and meanwhile somebody
+/// may set the clock.
+const ID_MADE_LATER: SignedDuration = SignedDuration::from_secs(60);
 
 /// Which events. Empty fields choose everything.
 #[derive(Debug, Clone, Default)]
@@ -106,6 +110,7 @@ impl Choice {
         // An id that tells no time may be of any.
         let by_ids: Option<Vec<_>> = ids.collect();
         let by_ids = by_ids.and_then(|times| times.into_iter().min());
+        let by_ids = by_ids.map(|time| time.checked_sub(ID_MADE_LATER).unwrap_or(time));
         match (self.since, by_ids) {
             (Some(since), Some(by_ids)) => Some(since.max(by_ids)),
             (since, by_ids) => since.or(by_ids),
@@ -584,6 +589,18 @@ fn stories(found: Found, mut letters: HashMap<EventId, DeadLetter>, waits: &Wait
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_is_chosen_by_its_id_though_that_was_made_after_it_was_received() {
+        let received_at = Timestamp::now();
+        // An id tells milliseconds.
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        let choice = Choice {
+            ids: vec![EventId::fresh()],
+            ..Choice::default()
+        };
+        assert!(choice.begins().is_some_and(|begins| begins <= received_at));
+    }
 
     #[test]
     fn who_asks_for_a_state_also_gets_what_may_be_meant() {
