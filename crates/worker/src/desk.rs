@@ -370,10 +370,10 @@ impl Told {
     }
 
     fn log(&self, subject: &Subject) {
-        jobs(self.step, self.outcome).increment(1);
         if let Some(cause) = self.cause {
             metrics::counter!("chickwork_dead_total", "cause" => cause.as_str()).increment(1);
         }
+        jobs(self.step, self.outcome).increment(1);
         let room = subject
             .room_id
             .map_or("-".to_owned(), |room| room.to_string());

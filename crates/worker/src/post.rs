@@ -356,20 +356,16 @@ impl PostStep<'_> {
         });
         // Before it is confirmed: should it be stored and the confirmation be lost, it is a doubt.
         desk.history.wrote(&intent);
-        let too_late = "not sent, storing the intent took too long";
-        match tokio::time::timeout(SEND_WITHIN, self.claim.intend(&intent)).await {
-            Ok(Ok(())) if begun.elapsed() <= SEND_WITHIN => {}
-            Ok(Ok(())) => {
-                let not_posted = self.not_posted(too_late, false, &intent);
-                return subject.not_yet(NOT_INTENDED, too_late).after([not_posted]);
-            }
-            // No result without a confirmed intent: perhaps the claim is somebody else's by now. If
-            // it was stored after all, it is a doubt.
-            Ok(Err(error)) => {
-                let why = format!("not sent, the intent could not be stored: {error}");
-                return subject.not_yet(NOT_INTENDED, why);
-            }
-            Err(_) => return subject.not_yet(NOT_INTENDED, too_late),
+        let failed = match tokio::time::timeout(SEND_WITHIN, self.claim.intend(&intent)).await {
+            Ok(Ok(())) if begun.elapsed() <= SEND_WITHIN => None,
+            Ok(Err(error)) => Some(format!("not sent, the intent could not be stored: {error}")),
+            Ok(Ok(())) | Err(_) => Some("not sent, storing the intent took too long".to_owned()),
+        };
+        if let Some(why) = failed {
+            // It may be stored all the same, and would be a doubt for ever in a room in which people talk
+            // too much for a look to tell. Of this very intent nothing came, whoever has the claim by now.
+            let not_posted = self.not_posted(&why, false, &intent);
+            return subject.not_yet(NOT_INTENDED, why).after([not_posted]);
         }
 
         ticket.sent();
@@ -682,6 +678,30 @@ mod tests {
         }
         let story = scratch.story().await;
         assert_eq!(intents(&story, &message), 1, "{story:?}");
+    }
+
+    /// The right to post is gone before the intent is stored: nothing is sent, and this process knows it.
+    #[tokio::test]
+    async fn a_post_without_its_intent_is_no_doubt() {
+        let scratch = Scratch::new().await;
+        let desk = scratch.desk();
+        let follower = tokio::spawn(Arc::clone(&desk.history).follow());
+        let mut posts = scratch.queue.claim_posts(&BotName::default(), 1);
+        let reply = reply(&mention());
+        let claim = stored(&scratch, &mut posts, reply.clone(), Vec::new()).await;
+        posts.stop().await;
+        post(&desk, claim, pending()).await;
+        follower.abort();
+        let story = scratch.story().await;
+        assert_eq!(intents(&story, &reply.message_id), 0, "{story:?}");
+        let why = story.iter().find_map(|outcome| match &outcome.what {
+            What::NotPosted { reason, called, .. } => Some((reason.as_str(), *called)),
+            _ => None,
+        });
+        let (reason, called) = why.expect("it is told");
+        assert!(reason.starts_with("not sent") && !called, "{reason}");
+        let known = desk.history.memory().post(&reply.answer_key());
+        assert_eq!(known, Post::Unbegun);
     }
 
     /// A call of several steps, each of which takes a while by the wall clock.

@@ -24,7 +24,7 @@ const POSTS_IN_FLIGHT: u16 = 4;
 
 /// How long giving back what is held may take. What is not given back by then comes back by itself,
 /// and that counts as a death.
-const GIVE_BACK: Duration = Duration::from_secs(2);
+const GIVE_BACK: Duration = Duration::from_secs(3);
 
 /// A running worker.
 #[derive(Debug)]

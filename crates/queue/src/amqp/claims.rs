@@ -27,7 +27,7 @@ use super::dead::Burial;
 use super::publish::{Routing, confirmed};
 use super::topology::Destination;
 use super::wire::{self, History, Unreadable};
-use super::{Broker, BrokerError, REQUEST_LIMIT, close_in_background, dead};
+use super::{Broker, BrokerError, Claiming, REQUEST_LIMIT, close_in_background, dead};
 use crate::content::Content;
 use crate::job::{Attempt, Cause, Job, Settled, Settlement, Step, Tenure, Work};
 use crate::outcome::Outcome;
@@ -81,7 +81,7 @@ struct Session {
 /// What the claims of a session share; the connection ends with the last of them.
 #[derive(Debug)]
 struct Shared {
-    connection: Option<lapin::Connection>,
+    connection: Option<(lapin::Connection, Claiming)>,
     /// Confirms are on: intents go here.
     channel: Channel,
     tag: ShortString,
@@ -337,7 +337,7 @@ async fn consume(
         .await
         .map_err(|_| BrokerError::TimedOut("consuming"))??;
     let shared = Shared {
-        connection: Some(connection),
+        connection: Some((connection, Claiming::begin(broker))),
         channel,
         tag: consumer.tag(),
         turn: Mutex::new(()),
@@ -381,8 +381,11 @@ impl Drop for EndConsumer {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            drop(close_in_background(connection, self.channel.clone()));
+        if let Some((connection, claiming)) = self.connection.take() {
+            drop(close_in_background(
+                connection,
+                (self.channel.clone(), claiming),
+            ));
         }
     }
 }

@@ -27,6 +27,7 @@ use std::time::Duration;
 use deadpool_lapin::lapin;
 use jiff::Timestamp;
 use lapin::BasicProperties;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -157,6 +158,26 @@ struct Inner {
     copies: Copies,
     /// Copies for the log of dead letters, which others must not have to wait for.
     letters: Copies,
+    /// How many connections on which jobs are claimed are not closed yet.
+    claiming: watch::Sender<usize>,
+}
+
+/// A connection on which jobs are claimed, until it is closed.
+#[derive(Debug)]
+struct Claiming(watch::Sender<usize>);
+
+impl Claiming {
+    fn begin(broker: &Broker) -> Self {
+        let claiming = broker.inner.claiming.clone();
+        claiming.send_modify(|connections| *connections += 1);
+        Self(claiming)
+    }
+}
+
+impl Drop for Claiming {
+    fn drop(&mut self) {
+        self.0.send_modify(|connections| *connections -= 1);
+    }
 }
 
 impl Broker {
@@ -174,6 +195,7 @@ impl Broker {
             publishing: Publishing::new(connections.clone()),
             copies: Copies::start(connections.clone(), WithoutExchange::Wait),
             letters: Copies::start(connections.clone(), WithoutExchange::GiveUp),
+            claiming: watch::Sender::new(0),
             connections,
         };
         Ok(Self {
@@ -392,15 +414,29 @@ impl Broker {
             .await
     }
 
-    /// Waits until archive copies and outcomes are written, at most this long, and closes connections.
+    /// Waits until archive copies and outcomes are written and claims are settled, at most this long,
+    /// and closes connections.
     pub(crate) async fn close(&self, limit: Duration) {
         let Inner {
-            copies, letters, ..
+            copies,
+            letters,
+            claiming,
+            ..
         } = &*self.inner;
+        // The last jobs were settled with acks that nobody answers. Only after the end of their
+        // connection they are known to have arrived.
+        let mut claiming = claiming.subscribe();
+        let settled = tokio::time::timeout(limit, claiming.wait_for(|left| *left == 0));
+        let (copies, _letters, settled) =
+            tokio::join!(copies.finish(limit), letters.finish(limit), settled);
         // What the log of dead letters lacks is found in their queue.
-        let (copies, _letters) = tokio::join!(copies.finish(limit), letters.finish(limit));
         if let Err(Unwritten { copies, reason }) = copies {
             log::warn!("{copies} archive copies or outcomes may be missing: {reason}");
+        }
+        if settled.is_err() {
+            log::warn!(
+                "the broker was not told of all that was done: some jobs may come back once more"
+            );
         }
         self.inner.connections.close();
     }
