@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use self::requeue::Requeue;
 use super::dead::{on_queue, settings};
+use super::status::usable;
 use crate::command_line::{self, switch};
 use crate::commands::{Call, Order};
 use crate::filter::{self, Moment};
@@ -129,7 +130,7 @@ impl Errand {
             ));
         }
         let audit = self.look(queue).await?;
-        let caveats = self.caveats(&audit, queue.check().await.err().as_ref());
+        let caveats = self.caveats(&audit, usable(queue).await.err().as_ref());
         let mut out = BufWriter::new(io::stdout());
         let written = if self.json {
             json(&audit, &mut out)

@@ -29,6 +29,7 @@ use self::missed::{Mention, Mentions, Reach, Search};
 use self::rooms::{Headway, Place, Reader};
 use super::audit;
 use super::dead::on_queue;
+use super::status::usable;
 use crate::command_line::{self, switch};
 use crate::commands::{Call, Order};
 use crate::consent::Consent;
@@ -222,7 +223,7 @@ impl Errand {
 
     async fn run(self, queue: &Queue, mut reader: Reader) -> anyhow::Result<ExitCode> {
         queue.refuse_spool().await?;
-        let usable = queue.check().await;
+        let usable = usable(queue).await;
         usable.context("the queue cannot be used, so nothing was read")?;
         let (_trigger, shutdown) =
             Shutdown::on_signals(FINISH_LIMIT).context("cannot wait for signals")?;

@@ -161,7 +161,7 @@ async fn look_at_all(settings: Settings, spool: &SpoolGiven, max_age: Duration) 
     let on_broker = matches!(settings.location, Location::Amqp(_));
     let picture = match Queue::open_existing(settings).await {
         Ok(queue) => {
-            let picture = look(&queue, max_age).await;
+            let picture = Box::pin(look(&queue, max_age)).await;
             queue.close(CLOSE_LIMIT).await;
             picture
         }
@@ -223,7 +223,7 @@ async fn look(queue: &Queue, max_age: Duration) -> Picture {
 }
 
 /// Whether the queue can be used, tried a few times.
-async fn usable(queue: &Queue) -> Result<(), QueueError> {
+pub(super) async fn usable(queue: &Queue) -> Result<(), QueueError> {
     for _ in 1..TRIES {
         if queue.check().await.is_ok() {
             return Ok(());

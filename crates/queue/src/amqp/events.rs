@@ -59,16 +59,16 @@ impl Streams {
         from: From,
         end: End,
     ) -> Result<Option<i64>, BrokerError> {
+        let mut reading = Reading::on(self.connection(), stream, from).await?;
         let patience = match from {
             From::Time(time) if end.dated < time => EMPTY,
             _ => REQUEST_LIMIT,
         };
-        let mut reading = Reading::on(self.connection(), stream, from).await?;
-        let first = match tokio::time::timeout(patience, reading.next()).await {
-            Ok(first) => Some(first?.0).filter(|first| *first <= end.offset),
+        let first = match reading.next_within(stream, patience).await? {
+            Some((first, _)) => Some(first).filter(|first| *first <= end.offset),
             // Nothing is as young, or who dated it had a clock that was ahead of the broker's.
-            Err(_) if matches!(from, From::Time(_)) => None,
-            Err(_) => return Err(BrokerError::TimedOut("reading a stream")),
+            None if matches!(from, From::Time(_)) => None,
+            None => return Err(BrokerError::TimedOut("reading a stream")),
         };
         reading.end().await;
         Ok(first)
@@ -88,9 +88,7 @@ impl Streams {
         let mut reading = Reading::on(self.connection(), stream, From::Offset(from)).await?;
         loop {
             // There is a message at the end or behind it, so silence is not the end.
-            let next = tokio::time::timeout(REQUEST_LIMIT, reading.next()).await;
-            let (offset, delivery) =
-                next.map_err(|_| BrokerError::TimedOut("reading a stream"))??;
+            let (offset, delivery) = reading.next_in_any_case().await?;
             if offset >= to || take(delivery) == Go::Stop || offset == to - 1 {
                 break;
             }

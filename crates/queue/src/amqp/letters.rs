@@ -203,6 +203,7 @@ impl Broker {
         }
         let mut log = Log::new(self);
         let since = Instant::now();
+        let mut was_empty = false;
         let waiting = loop {
             let before = length(connection, &self.names().dead()).await?? as usize;
             // Nothing waits in a queue whose letters are all held by somebody who goes through it, either.
@@ -210,7 +211,13 @@ impl Broker {
             let read = match length(connection, &self.names().letters()).await? {
                 // The count leaves the youngest lines out, so it does not show that there are none;
                 // but an empty stream is slow to show that, and here it hardly matters.
-                Ok(0) if none => return Ok(Vec::new()),
+                Ok(0) if none && was_empty => return Ok(Vec::new()),
+                // What somebody has just given back is counted a moment later.
+                Ok(0) if none => {
+                    was_empty = true;
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    continue;
+                }
                 Ok(_) => log.catch_up().await,
                 Err(error) => Err(error.into()),
             };

@@ -12,7 +12,7 @@ use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, B
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::time::Instant;
 
-use super::{Broker, BrokerError, REQUEST_LIMIT, close_in_background, report, wire};
+use super::{Broker, BrokerError, REQUEST_LIMIT, close_in_background, report, topology, wire};
 use crate::Entry;
 use crate::event::Event;
 use crate::outcome::Outcome;
@@ -28,9 +28,9 @@ const ACK_EVERY: u64 = 100;
 const ACK_AFTER: Duration = Duration::from_secs(60);
 /// How long to wait before connecting again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// A stream whose last chunk does not arrive in this time is empty.
+/// Where nothing arrives in this time there may be nothing.
 pub(super) const EMPTY: Duration = Duration::from_secs(2);
-/// The last chunk arrives at once; a pause this long is its end.
+/// The last chunk arrives at once; a pause this long may be its end.
 const CHUNK_IDLE: Duration = Duration::from_millis(200);
 /// Where others go on writing there is no pause. So long after its first message the last chunk has
 /// come, and whatever came with it is younger.
@@ -158,11 +158,47 @@ impl Reading {
         Ok((offset, delivery))
     }
 
+    /// The next message, if one comes in this time. Silence alone says nothing, as the broker or this
+    /// process may have stood still: before it counts, the broker has answered on the channel on which
+    /// the message would have come.
+    pub(super) async fn next_within(
+        &mut self,
+        stream: &str,
+        patience: Duration,
+    ) -> Result<Option<(i64, Delivery)>, BrokerError> {
+        if let Ok(next) = tokio::time::timeout(patience, self.next()).await {
+            return next.map(Some);
+        }
+        self.length(stream).await?;
+        self.arrived().await
+    }
+
+    /// The next message, where there has to be one.
+    pub(super) async fn next_in_any_case(&mut self) -> Result<(i64, Delivery), BrokerError> {
+        let next = tokio::time::timeout(REQUEST_LIMIT, self.next()).await;
+        next.map_err(|_| BrokerError::TimedOut("reading a stream"))?
+    }
+
+    /// How many messages there are; short right after writing.
+    async fn length(&self, stream: &str) -> Result<u32, BrokerError> {
+        let looked = topology::look(&self.channel, stream);
+        let looked = tokio::time::timeout(REQUEST_LIMIT, looked).await;
+        let looked = looked.map_err(|_| BrokerError::TimedOut("a look at a stream"))??;
+        Ok(looked.message_count())
+    }
+
+    /// A message that has arrived already.
+    async fn arrived(&mut self) -> Result<Option<(i64, Delivery)>, BrokerError> {
+        let next = tokio::time::timeout(Duration::ZERO, self.next()).await;
+        next.ok().transpose()
+    }
+
     async fn acknowledge(&mut self) -> Result<(), BrokerError> {
         if self.unacked > 0 {
             let all_up_to_it = BasicAckOptions { multiple: true };
-            self.channel.basic_ack(self.last, all_up_to_it).await?;
+            // Noted first: whoever gives up waiting has sent it all the same, and it must not be sent twice.
             self.unacked = 0;
+            self.channel.basic_ack(self.last, all_up_to_it).await?;
         }
         Ok(())
     }
@@ -298,22 +334,17 @@ impl ReadToEnd {
                     end,
                     perhaps_nothing,
                 } => {
-                    let patience = if *perhaps_nothing {
-                        EMPTY
+                    let next = if *perhaps_nothing {
+                        // From a time after its end a stream delivers what is still to come.
+                        reading.next_within(&self.stream, EMPTY).await?
                     } else {
-                        REQUEST_LIMIT
+                        // The end is known, so silence before it is not the end.
+                        Some(reading.next_in_any_case().await?)
                     };
-                    let (offset, delivery) =
-                        match tokio::time::timeout(patience, reading.next()).await {
-                            Ok(next) => next?,
-                            // From a time after its end a stream delivers what is still to come.
-                            Err(_) if *perhaps_nothing => {
-                                self.progress = Progress::Done;
-                                return Ok(None);
-                            }
-                            // The end is known, so silence before it is not the end.
-                            Err(_) => return Err(BrokerError::TimedOut("reading a stream")),
-                        };
+                    let Some((offset, delivery)) = next else {
+                        self.progress = Progress::Done;
+                        return Ok(None);
+                    };
                     *perhaps_nothing = false;
                     let end = *end;
                     if offset >= end {
@@ -364,22 +395,32 @@ pub(super) async fn last_chunk(
     stream: &str,
     mut look: impl FnMut(&Delivery),
 ) -> Result<Option<i64>, BrokerError> {
-    let mut reading = Reading::start(broker, stream, From::LastChunk).await?;
-    let mut end = None;
-    let mut limit = None;
-    let mut until = Instant::now() + EMPTY;
-    // A message that is there already is taken even after the time is up, so the time is looked at too.
-    while Instant::now() < until
-        && let Ok(next) = tokio::time::timeout_at(until, reading.next()).await
-    {
-        let (offset, delivery) = next?;
-        look(&delivery);
-        end = Some(offset);
+    let mut reading = Box::pin(Reading::start(broker, stream, From::LastChunk)).await?;
+    let first = match reading.next_within(stream, EMPTY).await? {
+        Some(first) => first,
+        None if reading.length(stream).await? == 0 => return Ok(None),
+        None => reading.next_in_any_case().await?,
+    };
+    let (mut end, first) = first;
+    look(&first);
+    let limit = Instant::now() + CHUNK_LIMIT;
+    loop {
         let now = Instant::now();
-        let limit = *limit.get_or_insert(now + CHUNK_LIMIT);
-        until = limit.min(now + CHUNK_IDLE);
+        let next = if now < limit {
+            let patience = CHUNK_IDLE.min(limit - now);
+            reading.next_within(stream, patience).await?
+        } else if now < limit + EMPTY {
+            // Others go on writing: what has arrived is taken, but nothing is waited for.
+            reading.arrived().await?
+        } else {
+            None
+        };
+        let Some((offset, delivery)) = next else {
+            return Ok(Some(end));
+        };
+        look(&delivery);
+        end = offset;
     }
-    Ok(end)
 }
 
 /// Reads the archive up to its end.
