@@ -41,7 +41,7 @@ const PROXY: [&str; 2] = ["HTTPS_PROXY", "NO_PROXY"];
 const READ_BY_COMPOSE: [&str; 2] = ["COMPOSE_FILE", "COMPOSE_PROFILES"];
 
 /// What a process may need beyond `CHICKWORK_DRAIN` to give back what it holds and to close, in seconds.
-const CLOSING: u64 = 8;
+const CLOSING: u64 = 10;
 
 /// In a comment of `.env.example`: what follows is not the default.
 const AN_EXAMPLE: &str = "(An example.)";

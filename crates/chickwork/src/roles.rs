@@ -25,7 +25,7 @@ use crate::shutdown::Shutdown;
 const CLOSE_LIMIT: Duration = Duration::from_secs(3);
 /// How long after the deadline whatever was held may take to be given back. A process that is not
 /// done by then ends anyway; what it held comes back by itself.
-const GIVE_BACK_LIMIT: Duration = Duration::from_secs(3);
+const GIVE_BACK_LIMIT: Duration = Duration::from_secs(5);
 const _: () = assert!(Spool::LEAVES_WITHIN.as_millis() < GIVE_BACK_LIMIT.as_millis());
 
 /// What this process is to do.
@@ -287,6 +287,8 @@ impl Roles {
             tokio::time::sleep(GIVE_BACK_LIMIT).await;
         };
         let stopped = tokio::select! {
+            // In time is in time, however late this is looked at.
+            biased;
             ((), clean) = async { tokio::join!(ingress, worker) } => Some(clean),
             () = too_late => None,
         };

@@ -48,7 +48,7 @@ const OPEN_AGAIN: Duration = Duration::from_secs(3);
 /// How long the forwarder may take to note what it has forwarded once it has to end at once.
 const LAST_NOTE_LIMIT: Duration = Duration::from_secs(1);
 /// How long a last look at what stays may take.
-const LAST_LOOK_LIMIT: Duration = Duration::from_millis(500);
+const LAST_LOOK_LIMIT: Duration = Duration::from_millis(1500);
 /// How long closing the file may take before that is said.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// When so much of the room is used, somebody should know.
