@@ -201,7 +201,8 @@ async fn a_connection_serves_many_webhooks() {
 
 #[tokio::test]
 async fn a_stopping_ingress_says_so_before_it_stops_accepting() {
-    let bench = Bench::start().await;
+    // Time for two requests on a slow machine.
+    let bench = Bench::start_lingering(Duration::from_secs(3)).await;
     let health = request("GET", "/healthz", "", b"");
     let address = bench.ingress.address();
     assert_eq!(bench.raw(&health).await.status, 200);
@@ -262,10 +263,16 @@ async fn slow_client(bench: &Bench) -> TcpStream {
         .await
         .expect("a listener");
     let head = format!(
-        "POST /webhook HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n{}\r\n1234",
+        "POST /webhook HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 10\r\n{}\r\n",
         signed(b"1234567890")
     );
     slow.write_all(head.as_bytes()).await.expect("open");
+    // So the head has been read. Whoever is only halfway through it is not waited for.
+    let mut invited = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+    let reading = tokio::time::timeout(LIMIT, slow.read_exact(&mut invited));
+    reading.await.expect("in time").expect("open");
+    assert_eq!(&invited, b"HTTP/1.1 100 Continue\r\n\r\n");
+    slow.write_all(b"1234").await.expect("open");
     slow
 }
 
