@@ -242,10 +242,18 @@ impl Plan {
 }
 
 impl Bot {
-    /// Waits until every process is ready.
+    /// Waits until every process is ready, and webhooks go to the broker if there is one.
     pub async fn ready(&mut self) -> anyhow::Result<()> {
         for server in self.servers_mut() {
             server.ready().await?;
+        }
+        if self.kind == Kind::Rabbitmq {
+            // Where the broker was too slow at first, or was away, events go to the spool for some seconds.
+            for front in std::iter::once(&self.front).chain(&self.more_fronts) {
+                front
+                    .until_figure("chickwork_broker_up", |up| up == 1.0)
+                    .await?;
+            }
         }
         match &self.balancer {
             Some(balancer) => balancer.all_ready().await,

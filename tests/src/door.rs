@@ -35,6 +35,11 @@ impl Door {
         self.address
     }
 
+    /// Whether it is open.
+    pub fn is_open(&self) -> bool {
+        self.keeper.is_some()
+    }
+
     /// Opens it, if it is shut.
     pub async fn open(&mut self) -> anyhow::Result<()> {
         if self.keeper.is_some() {

@@ -1,7 +1,7 @@
 //! Real processes of the binary `chickwork`, as an operator runs them: in an environment that holds
 //! their settings and nothing else, watched through the admin port, their logs kept.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt as _;
@@ -359,16 +359,25 @@ pub fn choose_crypto() {
 }
 
 /// A port that nobody else in this test process was given. Below the ephemeral range: a client that
-/// knocks at a shut door could otherwise be given that port as its own.
+/// knocks at a shut door, or at a killed node, could otherwise be given that port as its own.
 pub fn free_port() -> anyhow::Result<u16> {
-    static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
+    free_ports(1)
+}
+
+/// The first of so many ports in a row, as [`free_port`] gives them. Who is to listen there may take a
+/// while until it does.
+pub(crate) fn free_ports(count: u16) -> anyhow::Result<u16> {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let given = given.get_or_insert_default();
     for _ in 0..1000 {
-        let port = fastrand::u16(10_000..30_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() && given.insert(port) {
-            return Ok(port);
+        let first = fastrand::u16(10_000..30_000);
+        let mut ports = first..first + count;
+        if ports
+            .all(|port| !given.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok())
+        {
+            given.extend(first..first + count);
+            return Ok(first);
         }
     }
-    bail!("no free port below 30,000")
+    bail!("no {count} free ports in a row below 30,000")
 }

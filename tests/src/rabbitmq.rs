@@ -3,7 +3,6 @@
 //! process, however that ends.
 
 use std::io::Write;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -13,8 +12,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
 
+use crate::process::free_ports;
+
 /// How long a node may take to accept connections.
-const START_LIMIT: Duration = Duration::from_secs(90);
+const START_LIMIT: Duration = Duration::from_secs(180);
 /// Debian's start script; the one on the PATH insists on another user.
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 const CONTROL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
@@ -67,7 +68,7 @@ impl Node {
         let folder = tempfile::Builder::new()
             .prefix("chickwork-rabbitmq-")
             .tempdir()?;
-        let port = free_port()?;
+        let port = free_ports(2)?;
         // At-least-once dead lettering tries again every three minutes otherwise.
         std::fs::write(
             folder.path().join("advanced.config"),
@@ -445,18 +446,4 @@ fn greets(port: u16) -> bool {
         .and_then(|()| stream.write_all(b"AMQP\x00\x00\x00\x00"))
         .and_then(|()| std::io::Read::read_exact(&mut stream, &mut greeting));
     greeted.is_ok() && &greeting == b"AMQP"
-}
-
-/// A port whose successor is free too. Below the ephemeral range: a client that reconnects to a
-/// killed node could otherwise be given the node's own port as its source.
-fn free_port() -> anyhow::Result<u16> {
-    for _ in 0..200 {
-        let port = fastrand::u16(10_000..30_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok()
-            && TcpListener::bind(("127.0.0.1", port + 1)).is_ok()
-        {
-            return Ok(port);
-        }
-    }
-    bail!("no free port below 30,000")
 }

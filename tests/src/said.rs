@@ -110,6 +110,19 @@ pub fn begin(
     Ok((running, BufReader::new(out).lines()))
 }
 
+/// The same into a pipe that nobody reads any more.
+pub async fn run_unread(mut command: impl BorrowMut<Command>) -> anyhow::Result<Said> {
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let running = command
+        .borrow_mut()
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let ended = within(ENDED, "the command has ended", running.wait_with_output());
+    Said::of(ended.await??)
+}
+
 /// Sends one that was begun this signal, and waits for its end.
 pub async fn stop(running: Child, number: i32) -> anyhow::Result<Said> {
     let id = running.id().context("it has ended")?;

@@ -22,8 +22,9 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::rabbitmq::Node;
 
-/// How long anything may take that should happen at once.
-pub const SOON: Duration = Duration::from_secs(20);
+/// How long anything may take that should happen at once. Many processes share two cores; and where a disk
+/// or a broker takes its time over an intent, that is a doubt, which is looked into 15 s later.
+pub const SOON: Duration = Duration::from_secs(60);
 /// How long to wait until it is looked again whether something is there.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long to watch that nothing happens.

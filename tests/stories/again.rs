@@ -50,6 +50,11 @@ async fn posted(bot: &Bot, again: Option<Timestamp>) -> anyhow::Result<Outcome> 
     .await
 }
 
+/// What may be written a moment after the post itself.
+fn looked(what: &What) -> Option<()> {
+    matches!(what, What::Looked { .. }).then_some(())
+}
+
 /// Waits until the worker knows of so many posts of its own, which it logs then: a moment after they are
 /// stored.
 async fn known(bot: &Bot, posts: usize) -> anyhow::Result<()> {
@@ -231,6 +236,7 @@ pub(super) async fn an_event_that_met_everything_tells_precisely_that(
     bot.sandbox.break_down(lost.on(Call::Post));
     let message = bot.mention("echo at last").await?;
     let posted = posted(&bot, None).await?;
+    bot.became(&message, "it was looked for", looked).await?;
 
     let told = bot.outcomes().await?;
     let mut told: Vec<_> = told

@@ -299,6 +299,20 @@ pub(super) async fn an_operator_needs_nobody_but_the_operators_user() -> anyhow:
     let taken = bot.mention("echo taken out").await?;
     let channel = bot.stage().operator().await?.create_channel().await?;
     let ask = format!("{}.ask", bot.stage().namespace());
+    until(
+        SOON,
+        "the broker has it back from the dead worker",
+        async || {
+            let passive = QueueDeclareOptions {
+                passive: true,
+                ..QueueDeclareOptions::default()
+            };
+            let look = channel.queue_declare(ask.as_str().into(), passive, FieldTable::default());
+            let look = look.await?;
+            Ok(((look.message_count(), look.consumer_count()) == (1, 0)).then_some(()))
+        },
+    )
+    .await?;
     let purge = channel.queue_purge(ask.as_str().into(), QueuePurgeOptions::default());
     assert_eq!(purge.await?, 1);
     bot.worker().start()?;
@@ -329,7 +343,12 @@ pub(super) async fn what_came_in_is_shown_replayed_recovered_and_forgotten_by_th
         .break_down(Fault::status(Service::Chatwork, 400).on(Call::Post));
     let buried = bot.mention("echo buried").await?;
     bot.buried(BACK, &buried).await?;
-    let listed = operated(&bot, &["events", "list", "--json"]).await?;
+    // The archive's copies are written some time after the events.
+    let listed = until(SOON, "both are archived", async || {
+        let listed = operated(&bot, &["events", "list", "--json"]).await?;
+        Ok((listed.len() >= 2).then_some(listed))
+    })
+    .await?;
     assert_eq!(listed.len(), 2, "{listed:?}");
     let id = listed[0]["id"].as_str().context("an id")?.to_owned();
     operated(&bot, &["events", "show", &id, "--json"]).await?;

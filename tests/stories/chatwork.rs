@@ -1,6 +1,6 @@
 //! What becomes of a reply when Chatwork misbehaves: posted once, whatever happens.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chickwork_chatwork::id::{MessageId, RoomId};
 use chickwork_queue::job::{Cause, Step};
@@ -9,7 +9,7 @@ use chickwork_sandbox::fault::{Call, Fault, Service, When};
 use chickwork_sandbox::town;
 use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY};
 use chickwork_tests::door::Door;
-use chickwork_tests::stage::Kind;
+use chickwork_tests::stage::{Kind, SOON, until};
 use jiff::Timestamp;
 
 use crate::simsimi::paused;
@@ -81,7 +81,7 @@ pub(super) async fn a_look_that_fails_is_repeated(kind: Kind) -> anyhow::Result<
 /// and nothing is said twice; in the end a person has to look.
 pub(super) async fn what_nobody_can_tell_is_left_to_a_person(kind: Kind) -> anyhow::Result<()> {
     let bot = Plan::on(kind)?
-        .with("CHICKWORK_MAX_AGE", "10s")
+        .with("CHICKWORK_MAX_AGE", "30s")
         .start()
         .await?;
     let lost = post_in(ROOM, Fault::drop(Service::Chatwork, When::After));
@@ -94,7 +94,7 @@ pub(super) async fn what_nobody_can_tell_is_left_to_a_person(kind: Kind) -> anyh
         let chatter = chickwork_sandbox::Say::new(ROOM, town::BEN, format!("chatter {number}"));
         bot.sandbox.say(chatter).await;
     }
-    let letter = bot.buried(DOUBT, &message).await?;
+    let letter = bot.buried(2 * DOUBT, &message).await?;
     assert_eq!((letter.cause, letter.step), (Cause::Uncertain, Step::Post));
     assert_eq!(bot.answers(&message), 1);
     bot.end().await
@@ -129,7 +129,7 @@ pub(super) async fn a_refused_reply_is_buried_with_chatworks_words(
     ];
     for (room, said, closed) in refusals {
         let message = bot.mention_in(room, SOMEBODY, "hello?").await?;
-        let letter = bot.buried(Duration::from_secs(20), &message).await?;
+        let letter = bot.buried(SOON, &message).await?;
         assert_eq!(
             (letter.cause, letter.step),
             (Cause::Refused, Step::Post),
@@ -137,6 +137,17 @@ pub(super) async fn a_refused_reply_is_buried_with_chatworks_words(
         );
         assert!(letter.error.contains(said), "{}", letter.error);
 
+        // The worker logs it once it knows of it itself: a moment after the letter is there.
+        let front = &bot.front;
+        let worker = bot.workers.first().unwrap_or(front);
+        until(SOON, "the worker knows of it", async || {
+            let log = worker.log();
+            let mut dead = log.lines().filter(|line| line.contains("] dead: refused"));
+            Ok(dead
+                .any(|line| line.contains(message.as_str()))
+                .then_some(()))
+        })
+        .await?;
         let asked = bot.asked().len();
         let message = bot.mention_in(room, SOMEBODY, "echo once more").await?;
         if closed {
@@ -268,7 +279,7 @@ pub(super) async fn after_the_accounts_limit_everything_is_posted(
 /// A room's limit that is tighter than ours: that room waits, others go on.
 pub(super) async fn a_rooms_limit_holds_up_that_room_alone(kind: Kind) -> anyhow::Result<()> {
     let bot = Plan::on(kind)?
-        .world(|world| world.room_limit = (2, Duration::from_secs(5)))
+        .world(|world| world.room_limit = (2, Duration::from_secs(15)))
         .start()
         .await?;
     let mut mentions = Vec::new();
@@ -277,12 +288,10 @@ pub(super) async fn a_rooms_limit_holds_up_that_room_alone(kind: Kind) -> anyhow
     }
     refused_by_chatwork(&bot, 1).await;
     let elsewhere = bot.mention_in(room(1), SOMEBODY, "echo elsewhere").await?;
-    let begun = Instant::now();
     assert_eq!(bot.answer(&elsewhere).await?, "elsewhere");
     assert!(
-        begun.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        begun.elapsed()
+        mentions.iter().any(|message| bot.answers(message) == 0),
+        "the room with the limit has to wait longer"
     );
     mentions.push(elsewhere);
     bot.all_answered_once(DOUBT, &mentions).await?;

@@ -15,7 +15,7 @@ use chickwork_sandbox::town::{self, Role};
 use chickwork_sandbox::{DEMO_WEBHOOK_TOKEN, webhook};
 use chickwork_tests::bot::{Bot, Plan, ROOM, SOMEBODY, a_hook};
 use chickwork_tests::process::chickwork;
-use chickwork_tests::said::{Said, begin, run, stop, text, typed};
+use chickwork_tests::said::{Said, begin, run, run_unread, stop, text, typed};
 use chickwork_tests::stage::{
     Kind, Plant, SOON, Stage, a_reply, an_event, next, settle, soon, until,
 };
@@ -606,9 +606,7 @@ pub(super) async fn who_has_read_enough_may_go(kind: Kind) -> anyhow::Result<()>
     let queue = stage.queue().await?;
     let id = four_letters(&queue).await?[0].to_string();
     let unread = async |command: Command| -> anyhow::Result<(Option<i32>, String)> {
-        let (running, lines) = begin(command)?;
-        drop(lines);
-        let said = Said::of(soon("it has ended", running.wait_with_output()).await??)?;
+        let said = run_unread(command).await?;
         Ok((said.code, said.err))
     };
     let forms = [

@@ -13,7 +13,7 @@ use chickwork_sandbox::{DEMO_API_KEY, DEMO_API_TOKEN, DEMO_WEBHOOK_TOKEN, Sandbo
 use chickwork_tests::bot::Plan;
 use chickwork_tests::process::{Environment, chickwork, choose_crypto, free_port};
 use chickwork_tests::said::{Said, run, text};
-use chickwork_tests::stage::{self, Kind, SOON, Stage, an_event};
+use chickwork_tests::stage::{self, Kind, SOON, Stage, an_event, until};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -506,6 +506,24 @@ async fn a_spool(path: PathBuf, events: &[Event]) -> anyhow::Result<Spool> {
     Ok(spool)
 }
 
+/// Stops it, and waits for the end of what that leaves to others after a while: its file is closed.
+async fn stopped(spool: Spool) -> anyhow::Result<()> {
+    spool.stop(std::future::ready(())).await;
+    let path = PathBuf::from(spool.describe());
+    drop(spool);
+    closed(&path).await
+}
+
+/// Waits until nobody has this file of SQLite's open: the last one removes what was kept beside it.
+async fn closed(path: &Path) -> anyhow::Result<()> {
+    until(SOON, "the file is closed", async || {
+        let beside = ["-wal", "-shm"].map(|ending| format!("{}{ending}", path.display()));
+        let is_closed = !beside.iter().any(|beside| Path::new(beside).exists());
+        Ok(is_closed.then_some(()))
+    })
+    .await
+}
+
 /// The files in a folder, with what is in them.
 fn files(folder: &Path) -> anyhow::Result<BTreeMap<PathBuf, Vec<u8>>> {
     let mut files = BTreeMap::new();
@@ -530,9 +548,10 @@ pub(super) async fn what_is_wrong_with_the_spool_is_told_with_its_cure() -> anyh
     let queue = stage::open(&queue, "-").await?;
     queue.close(SOON).await;
     drop(queue);
+    closed(&path("queue.db")).await?;
     let event = an_event(1);
     let spool = a_spool(path("good.db"), std::slice::from_ref(&event)).await?;
-    spool.stop(std::future::ready(())).await;
+    stopped(spool).await?;
     let good = std::fs::read(path("good.db"))?;
     // SQLite keeps the version of a file in these bytes.
     let mut newer = good.clone();
@@ -615,7 +634,7 @@ pub(super) async fn what_waits_in_a_spool_is_a_note() -> anyhow::Result<()> {
             "They go to the broker by themselves",
         ],
     )?;
-    spool.stop(std::future::ready(())).await;
+    stopped(spool).await?;
     let before = files(folder.path())?;
     visit().await?.expect(
         0,
@@ -639,7 +658,7 @@ pub(super) async fn what_waits_in_a_spool_is_a_note() -> anyhow::Result<()> {
             "large webhooks may be refused already",
         ],
     )?;
-    spool.stop(std::future::ready(())).await;
+    stopped(spool).await?;
 
     // What an ingress has set aside waits for a person, who does something else about each kind.
     let good = std::fs::read(&path)?;
@@ -653,7 +672,7 @@ pub(super) async fn what_waits_in_a_spool_is_a_note() -> anyhow::Result<()> {
     for unusable in [newer, damaged, foreign] {
         std::fs::write(&path, unusable)?;
         let spool = a_spool(path.clone(), &[]).await?;
-        spool.stop(std::future::ready(())).await;
+        stopped(spool).await?;
     }
     visit().await?.expect(
         0,

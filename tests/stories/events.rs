@@ -62,6 +62,9 @@ pub(super) async fn an_event_that_met_three_faults_tells_exactly_that_story(
     bot.sandbox.break_down(lost.on(Call::Post));
     let message = bot.mention("echo through thick and thin").await?;
     assert!(bot.posted(A_MINUTE, &message).await?, "it was looked for");
+    // What tells of the look may be written a moment after the post itself.
+    let looked = |what: &What| matches!(what, What::Looked { .. }).then_some(());
+    bot.became(&message, "it was looked for", looked).await?;
     assert_eq!(bot.answers(&message), 1);
 
     let shown = done(bot.stage(), &["show", message.as_str()]).await?;
@@ -522,6 +525,8 @@ pub(super) async fn what_waits_in_a_spool_is_listed() -> anyhow::Result<()> {
         "from the spool"
     );
     bot.posted(A_MINUTE, &message).await?;
+    let received = |what: &What| matches!(what, What::Received { .. }).then_some(());
+    bot.became(&message, "it was received", received).await?;
     // And later it says how it came.
     let shown = done(bot.stage(), &["show", message.as_str()]).await?;
     in_order(

@@ -28,8 +28,6 @@ use tokio::task::JoinSet;
 
 /// With what is tried again before it.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// An answer that nothing is in the way of.
-const PROMPT: Duration = Duration::from_secs(10);
 
 /// Webhooks that are signed and strange are kept and counted, once each, and the bot goes on.
 pub(super) async fn strange_webhooks_are_counted_and_the_bot_goes_on(
@@ -306,20 +304,20 @@ pub(super) async fn whatever_chatwork_answers_to_a_post_the_next_one_goes_on(
         bot.sandbox.break_down(fault.on(Call::Post).in_room(room));
         let message = bot.mention_in(room, SOMEBODY, "echo first").await?;
         if becomes == Refused {
-            let letter = bot.buried(PROMPT, &message).await?;
+            let letter = bot.buried(SOON, &message).await?;
             ensure!(
                 (letter.cause, letter.step) == (Cause::Refused, Step::Post),
                 "{shown}"
             );
         } else {
-            let found = bot.posted(PROMPT, &message).await;
+            let found = bot.posted(SOON, &message).await;
             ensure!(
                 !found.with_context(|| shown.clone())?,
                 "it was seen to be posted"
             );
         }
         let next = bot.mention_in(room, SOMEBODY, "echo second").await?;
-        let answer = bot.answer_within(PROMPT, &next).await;
+        let answer = bot.answer_within(SOON, &next).await;
         ensure!(
             answer.with_context(|| shown.clone())? == "second",
             "{shown}"
@@ -371,13 +369,13 @@ pub(super) async fn garbage_among_the_outcomes_is_passed_over(kind: Kind) -> any
     bot.ready().await?;
     let message = bot.mention("echo after").await?;
     assert_eq!(bot.answer(&message).await?, "after");
-    assert!(!bot.posted(PROMPT, &message).await?);
+    assert!(!bot.posted(SOON, &message).await?);
     bot.end().await
 }
 
 fn spoil_outcomes(file: &Path) -> anyhow::Result<()> {
     let file = Connection::open(file)?;
-    file.busy_timeout(PROMPT)?;
+    file.busy_timeout(SOON)?;
     let now = jiff::Timestamp::now().as_millisecond();
     for outcome in [
         "''",

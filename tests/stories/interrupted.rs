@@ -93,7 +93,7 @@ pub(super) async fn who_is_frozen_in_mid_post_does_not_post_when_it_wakes(
         .iter()
         .position(posts)
         .expect("somebody has posted");
-    slow_answer(&bot, Duration::from_secs(5));
+    slow_answer(&bot, Duration::from_secs(8));
     let message = bot.mention("echo frozen").await?;
     in_the_room(&bot, &message).await;
     bot.workers[poster].freeze_between_writes().await?;
@@ -168,7 +168,7 @@ async fn duplicates(bot: &Bot, count: usize) -> anyhow::Result<()> {
 /// The first SIGTERM lets what is in flight come to its end, and the exit code says so.
 pub(super) async fn a_stopped_process_finishes_what_it_holds(kind: Kind) -> anyhow::Result<()> {
     let mut bot = Plan::on(kind)?.start().await?;
-    slow_answer(&bot, Duration::from_secs(3));
+    slow_answer(&bot, Duration::from_secs(8));
     let message = bot.mention("echo the last word").await?;
     in_the_room(&bot, &message).await;
     let worker = bot.worker();

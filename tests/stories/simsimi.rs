@@ -73,13 +73,13 @@ pub(super) async fn what_simsimi_never_answers_is_buried_with_the_last_error(
     kind: Kind,
 ) -> anyhow::Result<()> {
     let bot = Plan::on(kind)?
-        .with("CHICKWORK_MAX_AGE", "6s")
+        .with("CHICKWORK_MAX_AGE", "20s")
         .start()
         .await?;
     let down = Fault::status(Service::Simsimi, 503).with_body("{\"message\":\"out of corn\"}");
     bot.sandbox.break_down(down.times(1000));
     let message = bot.mention("anybody there?").await?;
-    let letter = bot.buried(Duration::from_secs(30), &message).await?;
+    let letter = bot.buried(Duration::from_secs(90), &message).await?;
     assert_eq!((letter.cause, letter.step), (Cause::Exhausted, Step::Ask));
     assert!(letter.error.contains("out of corn"), "{}", letter.error);
     assert!(letter.attempts >= 1, "{letter:?}");
