@@ -22,6 +22,7 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 
+use super::stories::{buried, nothing_until};
 use super::tell;
 
 const LIMIT: u16 = 16;
@@ -568,11 +569,12 @@ fn after_the_dead_queue_was_purged_the_list_is_right_and_the_next_one_costs_noth
         let held = queue.dead_letters().held(&letters[0]).await?;
         ensure!(held == Some(Held::Event(event)));
         let messages = fetched(&operator, &dead).await?;
+        // Whether the log was put right before this letter came or with it is a matter of when the broker
+        // counts.
         let count = header(&messages[0].delivery.properties, "x-delivery-count");
-        ensure!(
-            count == Some(&AMQPValue::LongLongInt(1)),
-            "it was looked through once: {count:?}"
-        );
+        let is_once_at_most =
+            count.is_none_or(|count| (0..=1).any(|once| *count == AMQPValue::LongLongInt(once)));
+        ensure!(is_once_at_most, "looked through more than once: {count:?}");
         Ok(())
     })
 }
@@ -635,22 +637,24 @@ fn what_a_newer_release_wrote_goes_back_as_it_was_and_waits_for_it_anew() -> any
             .with_content_type("application/x-newer".into())
             .with_timestamp(long_ago.as_second().unsigned_abs());
         publish_by_hand(&stage, "in", "ask", &headers, properties, b"\xffnewer").await?;
-        nothing(&mut claims).await?;
-        let letters = listed(&queue, 1).await?;
+        let letters = nothing_until(&mut claims, listed(&queue, 1)).await?;
         ensure!((letters[0].cause, letters[0].step) == (Cause::Newer, Step::Ask));
         let held = queue.dead_letters().held(&letters[0]).await?;
         ensure!(held == Some(Held::Unreadable(b"\xffnewer".to_vec())));
         // It waits for its hour again, a minute at a time.
         retry(&queue, letters).await?;
-        nothing(&mut claims).await?;
-        ensure!(dead_letters(&queue).await?.is_empty());
         let operator = stage.operator().await?;
-        let mut waiting = Vec::new();
-        for level in [2, 3, 4, 5] {
-            let name = format!("{}.delay.{level}", stage.namespace());
-            waiting.extend(fetched(&operator, &name).await?);
-        }
-        ensure!(waiting.len() == 1, "it is put off");
+        let put_off = until(SOON, "it is put off", async || {
+            let mut waiting = Vec::new();
+            for level in [2, 3, 4, 5] {
+                let name = format!("{}.delay.{level}", stage.namespace());
+                waiting.extend(fetched(&operator, &name).await?);
+            }
+            Ok((!waiting.is_empty()).then_some(waiting))
+        });
+        let waiting = nothing_until(&mut claims, put_off).await?;
+        ensure!(dead_letters(&queue).await?.is_empty());
+        ensure!(waiting.len() == 1, "once");
         let delivery = &waiting[0].delivery;
         ensure!(delivery.data == b"\xffnewer");
         let properties = &delivery.properties;
@@ -689,8 +693,7 @@ fn a_reply_of_a_newer_release_goes_back_to_be_posted_by_it() -> anyhow::Result<(
             body: Some(body.clone()),
         };
         stage.plant(plant).await?;
-        nothing(&mut posts).await?;
-        let letters = listed(&queue, 1).await?;
+        let letters = nothing_until(&mut posts, listed(&queue, 1)).await?;
         ensure!((letters[0].id, letters[0].cause) == (reply.id, Cause::Newer));
         posts.stop().await;
         retry(&queue, letters).await?;
@@ -788,11 +791,11 @@ fn a_dead_letter_whose_headers_are_nonsense_is_listed_and_in_nobodys_way() -> an
 fn what_is_buried_as_it_came_does_not_expire() -> anyhow::Result<()> {
     on_a_broker(async |stage: Stage| {
         let queue = stage.queue().await?;
-        let soon_over = BasicProperties::default().with_expiration("3000".into());
+        // Later than it is buried.
+        let soon_over = BasicProperties::default().with_expiration("60000".into());
         publish_by_hand(&stage, "in", "ask", &[], soon_over, b"garbage").await?;
         let mut claims = queue.claim_asks(LIMIT);
-        nothing(&mut claims).await?;
-        listed(&queue, 1).await?;
+        nothing_until(&mut claims, listed(&queue, 1)).await?;
         let (operator, dead) = (
             stage.operator().await?,
             format!("{}.dead", stage.namespace()),
@@ -921,20 +924,20 @@ fn a_command_that_takes_dead_letters_is_not_held_up_where_they_have_no_log() -> 
         /// More than are written at a time.
         const COUNT: u32 = 600;
         let queue = stage.queue().await?;
-        for number in 0..COUNT {
-            queue.publisher().bury(&an_event(number), "none").await?;
-        }
+        let count = buried(&queue, COUNT).await?.len();
         without_log(&stage).await?;
         let operators = an_operators(&stage).await?;
         let all = async {
             let letters = dead_letters(&operators).await?;
-            ensure!(letters.len() == COUNT as usize);
+            ensure!(letters.len() == count);
             let taken = take(&operators, letters, drop_it()).await?;
-            ensure!(taken.len() == COUNT as usize);
-            operators.close(Duration::from_secs(5)).await;
+            ensure!(taken.len() == count);
             Ok(())
         };
-        within(Duration::from_secs(15), "all are taken", all).await?
+        within(Duration::from_secs(60), "all are taken", all).await??;
+        // It may take longer, and does not: nothing is left to be written.
+        let closed = operators.close(Duration::from_secs(60));
+        within(Duration::from_secs(15), "it is closed", closed).await
     })
 }
 

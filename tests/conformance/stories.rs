@@ -9,6 +9,7 @@ use chickwork_queue::dead::{DeadLetter, Held, Verdict};
 use chickwork_queue::event::{BotName, EventId};
 use chickwork_queue::job::{Attempt, Cause, Settled, Settlement, Step, Work};
 use chickwork_queue::outcome::{By, Outcome, What};
+use chickwork_queue::report::Depth;
 use chickwork_queue::{Claim, Claims, Follow, Queue};
 use chickwork_tests::stage::{
     Kind, Plant, SOON, Stage, a_reply, an_event, dead_letters, next, nothing, open, outcome, retry,
@@ -190,18 +191,17 @@ pub(crate) async fn the_claims_of_a_killed_process_come_back(stage: Stage) -> an
 pub(crate) async fn later_is_not_before_its_time(stage: Stage) -> anyhow::Result<()> {
     let queue = stage.queue().await?;
     let mut claims = queue.claim_asks(LIMIT);
+    // All are claimed before the first is put off: it may be back before another event is stored.
+    let mut held = Vec::new();
+    for number in 0..3 {
+        queue.publisher().publish(&an_event(number)).await?;
+        held.push(next(&mut claims).await?);
+    }
     let mut waiting = Vec::new();
-    for seconds in [1, 3, 6] {
-        let event = an_event(u32::try_from(seconds)?);
-        queue.publisher().publish(&event).await?;
-        let claim = next(&mut claims).await?;
-        let put_off = Instant::now();
-        settle(
-            claim,
-            Settlement::Later(Duration::from_secs(seconds), Attempt::NotCounted),
-        )
-        .await?;
-        waiting.push((event.id, put_off, Duration::from_secs(seconds)));
+    for (claim, delay) in held.into_iter().zip([1, 3, 6].map(Duration::from_secs)) {
+        let (id, put_off) = (id_of(&claim), Instant::now());
+        settle(claim, Settlement::Later(delay, Attempt::NotCounted)).await?;
+        waiting.push((id, put_off, delay));
     }
     for (id, put_off, delay) in waiting {
         let claim = next(&mut claims).await?;
@@ -539,14 +539,24 @@ pub(crate) async fn a_dropped_dead_letter_is_gone(stage: Stage) -> anyhow::Resul
     nothing(&mut queue.claim_asks(LIMIT)).await
 }
 
-/// Buries so many events as the ingress does; their letters, oldest first.
-async fn buried(queue: &Queue, count: u32) -> anyhow::Result<Vec<DeadLetter>> {
+/// Buries so many events as the ingress does; the letters, oldest first. They are more where a burial
+/// took too long: it may be stored all the same.
+pub(crate) async fn buried(queue: &Queue, count: u32) -> anyhow::Result<Vec<DeadLetter>> {
+    let mut buried = HashSet::new();
     for number in 0..count {
-        queue.publisher().bury(&an_event(number), NO_ERROR).await?;
+        let id = until(SOON, "one is buried", async || {
+            // Each time another one: the same would have two letters.
+            let event = an_event(number);
+            let buried = queue.publisher().bury(&event, NO_ERROR).await;
+            let buried = buried.inspect_err(|error| log::info!("not yet: {error}"));
+            Ok(buried.is_ok().then_some(event.id))
+        });
+        buried.insert(id.await?);
     }
     until(SOON, "all are listed", async || {
         let letters = dead_letters(queue).await?;
-        Ok((letters.len() == count as usize).then_some(letters))
+        let listed: HashSet<_> = letters.iter().map(|letter| letter.id).collect();
+        Ok(buried.is_subset(&listed).then_some(letters))
     })
     .await
 }
@@ -653,8 +663,10 @@ pub(crate) async fn a_letter_that_is_buried_again_meanwhile_is_not_taken_twice(
     ensure!(taken == letters, "each once");
     let ids: Vec<_> = letters.iter().map(|letter| letter.id).collect();
     let again = until(SOON, "they are listed again", async || {
-        let letters = dead_letters(&queue).await?;
-        Ok((letters.len() == ids.len()).then_some(letters))
+        let again = dead_letters(&queue).await?;
+        // As many are listed as long as a broker's log of dead letters still has those that were taken.
+        let is_taken = |letter: &DeadLetter| letters.iter().any(|old| old.letter == letter.letter);
+        Ok((again.len() == ids.len() && !again.iter().any(is_taken)).then_some(again))
     });
     for letter in again.await? {
         ensure!(ids.contains(&letter.id) && !letters.contains(&letter));
@@ -983,6 +995,18 @@ pub(crate) async fn one_process_at_a_time_claims_replies(stage: Stage) -> anyhow
     Ok(())
 }
 
+/// Waits until this has happened, and sees that nothing can be claimed meanwhile. What is put away when
+/// it comes is put away by whoever claims.
+pub(crate) async fn nothing_until<T>(
+    claims: &mut Claims,
+    happened: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    tokio::select! {
+        happened = happened => happened,
+        claim = claims.next() => bail!("there should be nothing to claim, but there is {:?}", claim.job()),
+    }
+}
+
 /// Looks whether there is anything right now.
 async fn nothing_yet(claims: &mut Claims) -> anyhow::Result<()> {
     match tokio::time::timeout(Duration::from_millis(50), claims.next()).await {
@@ -1089,8 +1113,17 @@ pub(crate) async fn a_reply_of_a_newer_release_waits_and_in_the_end_is_buried_as
             })
             .await?;
     }
-    nothing(&mut posts).await?;
-    let letter = dead_of(&queue, old.id).await?;
+    let letter = nothing_until(&mut posts, async {
+        let letter = dead_of(&queue, old.id).await?;
+        until(SOON, "the young one is put off", async || {
+            let depths = queue.depths().await?;
+            let later = depths.iter().find(|depth| depth.queue == Depth::LATER);
+            Ok(later.filter(|later| later.jobs > 0).map(drop))
+        })
+        .await?;
+        Ok(letter)
+    })
+    .await?;
     ensure!((letter.cause, letter.step) == (Cause::Newer, Step::Post));
     let dead = dead_letters(&queue).await?;
     ensure!(
