@@ -13,6 +13,7 @@ use chickwork_queue::job::{Cause, Work};
 use chickwork_tests::bot::{Plan, ROOM, SOMEBODY, a_hook};
 use chickwork_tests::process::free_port;
 use chickwork_tests::stage::{Kind, Plant, within};
+use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -79,11 +80,12 @@ pub(super) async fn what_kills_its_worker_is_buried_and_its_neighbours_are_answe
         let questions: Vec<_> = (0..NEIGHBOURS)
             .map(|number| format!("echo neighbour {number} of death {death}"))
             .collect();
-        for (number, question) in questions.iter().enumerate() {
-            let room = RoomId(300_200_000 + number as u64);
-            let message = bot.mention_in(room, SOMEBODY, question).await?;
-            neighbours.push((question.clone(), message));
-        }
+        // At once: the poisoned question is given up after 10 s, and then it was only a failed try.
+        let rooms = (300_200_000..).map(RoomId);
+        let mentions = rooms.zip(&questions);
+        let mentions = mentions.map(|(room, question)| bot.mention_in(room, SOMEBODY, question));
+        let messages = try_join_all(mentions).await?;
+        neighbours.extend(questions.iter().cloned().zip(messages));
         for question in &questions {
             listener.hears(question, 1).await?;
         }

@@ -18,8 +18,9 @@ use crate::bot::Bot;
 use crate::process::chickwork;
 use crate::said::run_within;
 
-/// An answer to a webhook takes no longer, whatever happens behind it; Chatwork waits for 10 s.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// An answer to a webhook takes no longer, whatever happens behind it: the ingress gives itself 4.5 s, and
+/// Chatwork waits for 10 s.
+const ANSWER_LIMIT: Duration = Duration::from_secs(8);
 /// How long an audit may wait for what is under way; it does so to the end where something is lost.
 const AUDIT_WAITS: Duration = Duration::from_secs(60);
 const AUDIT_WAITS_FOR_THE_LOST: Duration = Duration::from_secs(15);
