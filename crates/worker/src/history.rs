@@ -184,6 +184,17 @@ impl History {
             .apply(outcome, Origin::Here, Timestamp::now(), Instant::now());
     }
 
+    /// Remembers that this process means to post a reply, unless it has heard meanwhile that somebody else
+    /// has: whether it has.
+    pub(crate) fn means(&self, key: &AnswerKey, intent: &Outcome) -> bool {
+        let mut memory = self.memory();
+        let is_free = memory.post(key) == Post::Unbegun;
+        if is_free {
+            memory.apply(intent, Origin::Here, Timestamp::now(), Instant::now());
+        }
+        is_free
+    }
+
     /// The memory, for a question that needs no waiting.
     pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
@@ -567,6 +578,9 @@ impl Memory {
                     Some(call) if *called => self.call_answered(call, at),
                     Some(call) => {
                         self.calls.remove(&call);
+                        // It may come late, as it went another way.
+                        let (begun, id) = call;
+                        self.applied.insert((begun, id, Line::Intent), now);
                     }
                     // A person overrules: that it was decided is all that has to be known.
                     None => {
@@ -843,6 +857,37 @@ mod tests {
             told.read(successors, not_posted(true, Some(&successor)));
             assert_eq!(told.post(), Post::Unbegun);
         }
+    }
+
+    #[test]
+    fn an_intent_that_comes_behind_its_own_end_is_no_doubt() {
+        let (mut told, id) = (Told::new(), EventId::fresh());
+        let late = told.outcome(id, intent());
+        told.pass(1);
+        told.read(id, not_posted(false, Some(&late)));
+        told.apply(&late, Origin::Store);
+        assert_eq!(told.post(), Post::Unbegun);
+        assert!(told.memory.calls_by_others(told.now).is_empty());
+        told.pass(1);
+        told.read(id, intent());
+        assert!(matches!(told.post(), Post::InDoubt { .. }));
+    }
+
+    #[tokio::test]
+    async fn nobody_means_to_post_what_somebody_else_has_begun() {
+        let scratch = Scratch::new().await;
+        let history = history(&scratch.queue);
+        let told = Told::new();
+        let own = told.outcome(EventId::fresh(), intent());
+        assert!(history.means(&key(), &own));
+        assert!(!history.means(&key(), &told.outcome(EventId::fresh(), intent())));
+        history.wrote(&told.outcome(own.id, not_posted(false, Some(&own))));
+        history.take_in(Entry::Outcome(told.outcome(EventId::fresh(), intent())));
+        assert!(!history.means(&key(), &told.outcome(own.id, intent())));
+        assert!(matches!(
+            history.memory().post(&key()),
+            Post::InDoubt { here: false, .. }
+        ));
     }
 
     #[test]

@@ -354,18 +354,31 @@ impl PostStep<'_> {
         let intent = subject.outcome(What::Intent {
             consumer: desk.consumer(self.claim.tenure()),
         });
-        // Before it is confirmed: should it be stored and the confirmation be lost, it is a doubt.
-        desk.history.wrote(&intent);
-        let failed = match tokio::time::timeout(SEND_WITHIN, self.claim.intend(&intent)).await {
-            Ok(Ok(())) if begun.elapsed() <= SEND_WITHIN => None,
-            Ok(Err(error)) => Some(format!("not sent, the intent could not be stored: {error}")),
-            Ok(Ok(())) | Err(_) => Some("not sent, storing the intent took too long".to_owned()),
-        };
-        if let Some(why) = failed {
-            // It may be stored all the same, and would be a doubt for ever in a room in which people talk
-            // too much for a look to tell. Of this very intent nothing came, whoever has the claim by now.
-            let not_posted = self.not_posted(&why, false, &intent);
-            return subject.not_yet(NOT_INTENDED, why).after([not_posted]);
+        // Before it is confirmed: should this process end meanwhile, it is a doubt.
+        if !desk.history.means(&self.reply.answer_key(), &intent) {
+            return subject.not_yet(
+                NOT_INTENDED,
+                "another process has begun to post it meanwhile",
+            );
+        }
+        let too_late = "not sent, storing the intent took too long";
+        match tokio::time::timeout(SEND_WITHIN, self.claim.intend(&intent)).await {
+            Ok(Ok(())) if begun.elapsed() <= SEND_WITHIN => {}
+            Ok(Ok(())) => {
+                let not_posted = self.not_posted(too_late, false, &intent);
+                return subject.not_yet(NOT_INTENDED, too_late).after([not_posted]);
+            }
+            failed => {
+                let why = match failed {
+                    Ok(Err(error)) => format!("not sent, the intent could not be stored: {error}"),
+                    _ => too_late.to_owned(),
+                };
+                // It may be stored all the same, and would be a doubt for good in a room in which people
+                // talk too much for a look to tell. Of this very intent nothing came, whoever has the
+                // claim by now. Best effort: the job does not wait for a log that has just failed.
+                desk.outcomes.record(self.not_posted(&why, false, &intent));
+                return subject.not_yet(NOT_INTENDED, why);
+            }
         }
 
         ticket.sent();

@@ -189,6 +189,10 @@ impl Reading {
 
     /// A message that has arrived already.
     async fn arrived(&mut self) -> Result<Option<(i64, Delivery)>, BrokerError> {
+        if self.unacked >= ACK_EVERY {
+            let acknowledged = tokio::time::timeout(REQUEST_LIMIT, self.acknowledge()).await;
+            acknowledged.map_err(|_| BrokerError::TimedOut("reading a stream"))??;
+        }
         let next = tokio::time::timeout(Duration::ZERO, self.next()).await;
         next.ok().transpose()
     }
@@ -405,22 +409,27 @@ pub(super) async fn last_chunk(
     look(&first);
     let limit = Instant::now() + CHUNK_LIMIT;
     loop {
-        let now = Instant::now();
-        let next = if now < limit {
-            let patience = CHUNK_IDLE.min(limit - now);
-            reading.next_within(stream, patience).await?
-        } else if now < limit + EMPTY {
-            // Others go on writing: what has arrived is taken, but nothing is waited for.
-            reading.arrived().await?
-        } else {
-            None
-        };
+        let left = limit.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        let next = reading.next_within(stream, left.min(CHUNK_IDLE)).await?;
         let Some((offset, delivery)) = next else {
             return Ok(Some(end));
         };
         look(&delivery);
         end = offset;
     }
+    // Others go on writing, or this process stood still. What has come by now is taken; nothing is waited for.
+    reading.length(stream).await?;
+    let until = Instant::now() + EMPTY;
+    while Instant::now() < until
+        && let Some((offset, delivery)) = reading.arrived().await?
+    {
+        look(&delivery);
+        end = offset;
+    }
+    Ok(Some(end))
 }
 
 /// Reads the archive up to its end.
