@@ -2,12 +2,17 @@
 //! inside is thrown out.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::process::free_port;
+use crate::stage::{SOON, within};
+
+/// How long to wait until it is tried again to open one.
+const COPY_IS_GONE: Duration = Duration::from_millis(50);
 
 /// A door.
 #[derive(Debug)]
@@ -45,7 +50,16 @@ impl Door {
         if self.keeper.is_some() {
             return Ok(());
         }
-        let listener = TcpListener::bind(self.address).await?;
+        let opening = async {
+            loop {
+                if let Ok(listener) = TcpListener::bind(self.address).await {
+                    return listener;
+                }
+                // A process that was just being started when it was shut has a copy of it for a moment.
+                tokio::time::sleep(COPY_IS_GONE).await;
+            }
+        };
+        let listener = within(SOON, "the door can be opened", opening).await?;
         self.keeper = Some(tokio::spawn(keep(listener, self.service)));
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -365,16 +365,20 @@ pub fn free_port() -> anyhow::Result<u16> {
 }
 
 /// The first of so many ports in a row, as [`free_port`] gives them. Who is to listen there may take a
-/// while until it does.
+/// while until it does. Whether a port is free is asked by knocking: whoever listens there to see it may
+/// leave a copy of that to a process which another thread is just starting.
 pub(crate) fn free_ports(count: u16) -> anyhow::Result<u16> {
+    const KNOCK: Duration = Duration::from_secs(1);
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let is_silent = |port| {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        TcpStream::connect_timeout(&address, KNOCK).is_err()
+    };
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     for _ in 0..1000 {
         let first = fastrand::u16(10_000..30_000);
         let mut ports = first..first + count;
-        if ports
-            .all(|port| !given.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok())
-        {
+        if ports.all(|port| !given.contains(&port) && is_silent(port)) {
             given.extend(first..first + count);
             return Ok(first);
         }
