@@ -97,6 +97,19 @@ pub async fn run_within(
     Said::of(within(limit, "the command has ended", output).await??)
 }
 
+/// Runs a command into a pipe that nobody reads any more.
+pub async fn run_unread(mut command: impl BorrowMut<Command>) -> anyhow::Result<Said> {
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let running = command
+        .borrow_mut()
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let ended = within(ENDED, "the command has ended", running.wait_with_output());
+    Said::of(ended.await??)
+}
+
 /// Begins a command; the lines that it prints meanwhile.
 pub fn begin(
     mut command: impl BorrowMut<Command>,
@@ -108,19 +121,6 @@ pub fn begin(
         .spawn()?;
     let out = running.stdout.take().context("its output was asked for")?;
     Ok((running, BufReader::new(out).lines()))
-}
-
-/// The same into a pipe that nobody reads any more.
-pub async fn run_unread(mut command: impl BorrowMut<Command>) -> anyhow::Result<Said> {
-    let (reader, writer) = std::io::pipe()?;
-    drop(reader);
-    let running = command
-        .borrow_mut()
-        .stdout(writer)
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let ended = within(ENDED, "the command has ended", running.wait_with_output());
-    Said::of(ended.await??)
 }
 
 /// Sends one that was begun this signal, and waits for its end.

@@ -8,6 +8,7 @@ mod doctor;
 pub(crate) mod events;
 mod healthcheck;
 mod ingress;
+mod operator;
 mod recover;
 mod replay;
 mod sandbox;

@@ -186,9 +186,10 @@ impl History {
 
     /// Remembers that this process means to post a reply, unless it has heard meanwhile that somebody else
     /// has: whether it has.
-    pub(crate) fn means(&self, key: &AnswerKey, intent: &Outcome) -> bool {
+    pub(crate) fn means(&self, intent: &Outcome) -> bool {
         let mut memory = self.memory();
-        let is_free = memory.post(key) == Post::Unbegun;
+        let key = intent.answer_key();
+        let is_free = key.is_some_and(|key| memory.post(&key) == Post::Unbegun);
         if is_free {
             memory.apply(intent, Origin::Here, Timestamp::now(), Instant::now());
         }
@@ -879,11 +880,11 @@ mod tests {
         let history = history(&scratch.queue);
         let told = Told::new();
         let own = told.outcome(EventId::fresh(), intent());
-        assert!(history.means(&key(), &own));
-        assert!(!history.means(&key(), &told.outcome(EventId::fresh(), intent())));
+        assert!(history.means(&own));
+        assert!(!history.means(&told.outcome(EventId::fresh(), intent())));
         history.wrote(&told.outcome(own.id, not_posted(false, Some(&own))));
         history.take_in(Entry::Outcome(told.outcome(EventId::fresh(), intent())));
-        assert!(!history.means(&key(), &told.outcome(own.id, intent())));
+        assert!(!history.means(&told.outcome(own.id, intent())));
         assert!(matches!(
             history.memory().post(&key()),
             Post::InDoubt { here: false, .. }

@@ -355,7 +355,7 @@ impl PostStep<'_> {
             consumer: desk.consumer(self.claim.tenure()),
         });
         // Before it is confirmed: should this process end meanwhile, it is a doubt.
-        if !desk.history.means(&self.reply.answer_key(), &intent) {
+        if !desk.history.means(&intent) {
             return subject.not_yet(
                 NOT_INTENDED,
                 "another process has begun to post it meanwhile",

@@ -15,8 +15,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use self::requeue::Requeue;
-use super::dead::{on_queue, settings};
-use super::status::usable;
+use super::operator::{on_queue, settings, usable};
 use crate::command_line::{self, switch};
 use crate::commands::{Call, Order};
 use crate::filter::{self, Moment};

@@ -8,24 +8,17 @@ pub(super) mod cause;
 mod groups;
 
 use std::collections::HashSet;
-use std::time::Duration;
 
-use anyhow::Context as _;
 use chickwork_queue::dead::{DeadLetter, DeadRead};
 use chickwork_queue::event::EventId;
-use chickwork_queue::{Queue, QueueError, Settings};
+use chickwork_queue::{Queue, QueueError};
 use clap::Command;
 
-use crate::commands::Call;
 use crate::filter::Filter;
-use crate::settings::read::{Mistakes, Reader};
-use crate::settings::{OperatorSettings, Role};
 use crate::words;
 
 /// An error is listed up to this length, in characters.
 const LONGEST_ERROR: usize = 200;
-/// How long the queue may take to write its last records.
-const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 pub(crate) fn command() -> Command {
     Command::new("dead")
@@ -39,25 +32,6 @@ pub(crate) fn command() -> Command {
             take::command(take::Deed::Retry),
             take::command(take::Deed::Drop),
         ])
-}
-
-pub(super) fn settings(call: &Call) -> Result<OperatorSettings, Mistakes> {
-    let mut reader = Reader::new(&call.given, &[Role::Operator]);
-    let settings = OperatorSettings::read(&mut reader);
-    reader.finish(settings)
-}
-
-/// Does something with a queue that is there.
-pub(super) async fn on_queue<T>(
-    settings: Settings,
-    work: impl AsyncFnOnce(&Queue) -> anyhow::Result<T>,
-) -> anyhow::Result<T> {
-    let queue = Queue::open_existing(settings)
-        .await
-        .context("CHICKWORK_QUEUE cannot be used")?;
-    let done = work(&queue).await;
-    queue.close(CLOSE_LIMIT).await;
-    done
 }
 
 /// Dead letters that a filter chooses, oldest first.

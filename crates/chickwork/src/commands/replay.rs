@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use self::found::{Choosing, Found, Source};
 use self::plan::Wish;
 use super::audit;
-use super::dead::on_queue;
+use super::operator::on_queue;
 use crate::choice;
 use crate::command_line::{self, switch};
 use crate::commands::{Call, Order};

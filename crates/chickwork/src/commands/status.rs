@@ -14,6 +14,7 @@ use clap::Command;
 use jiff::Timestamp;
 
 use self::picture::{Picture, Place, SpoolFile};
+use super::operator::usable;
 use crate::command_line::switch;
 use crate::commands::{Call, Order};
 use crate::settings::read::{Mistakes, Reader};
@@ -21,10 +22,6 @@ use crate::settings::{MAX_AGE, OperatorSettings, Role, SPOOL, SPOOL_MAX_BYTES};
 use crate::{command_line, output, reporting};
 
 const ROLES: &[Role] = &[Role::Operator, Role::Status];
-/// How often it is tried whether the queue can be used: the first connection may take too long.
-const TRIES: u32 = 3;
-/// Between two tries.
-const TRY_AGAIN_AFTER: Duration = Duration::from_millis(300);
 /// How long each look into the queue may take. Events of an hour may be many.
 const LOOK_LIMIT: Duration = Duration::from_secs(30);
 /// How long the connections may take to close.
@@ -220,17 +217,6 @@ async fn look(queue: &Queue, max_age: Duration) -> Picture {
         last_event,
         ..picture
     }
-}
-
-/// Whether the queue can be used, tried a few times.
-pub(super) async fn usable(queue: &Queue) -> Result<(), QueueError> {
-    for _ in 1..TRIES {
-        if queue.check().await.is_ok() {
-            return Ok(());
-        }
-        tokio::time::sleep(TRY_AGAIN_AFTER).await;
-    }
-    queue.check().await
 }
 
 /// What was seen. What could not be seen is told on stderr, and the rest is worth having without it.

@@ -725,23 +725,22 @@ fn max_age(keep: Duration) -> (&'static str, Argument) {
 /// after a quarter of a second that there is nothing; so that is asked again before it is believed.
 pub(super) async fn look(channel: &Channel, queue: &str) -> lapin::Result<lapin::Queue> {
     const PROMPT: Duration = Duration::from_millis(200);
-    const TRIES: usize = 3;
+    const TRIES: u32 = 3;
     let options = QueueDeclareOptions {
         passive: true,
         ..QueueDeclareOptions::default()
     };
-    for _ in 1..TRIES {
+    let mut tries = 0;
+    loop {
+        tries += 1;
         let asked = Instant::now();
         let looked = channel
             .queue_declare(queue.into(), options, FieldTable::default())
             .await?;
-        if looked.message_count() > 0 || asked.elapsed() < PROMPT {
+        if looked.message_count() > 0 || asked.elapsed() < PROMPT || tries == TRIES {
             return Ok(looked);
         }
     }
-    channel
-        .queue_declare(queue.into(), options, FieldTable::default())
-        .await
 }
 
 /// What the broker said, without lapin's decoration.

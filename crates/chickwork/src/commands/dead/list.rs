@@ -8,8 +8,9 @@ use clap::Command;
 use jiff::Timestamp;
 
 use super::groups::Groups;
-use super::{Chosen, LONGEST_ERROR, on_queue};
+use super::{Chosen, LONGEST_ERROR};
 use crate::command_line::{self, switch};
+use crate::commands::operator::{on_queue, settings};
 use crate::commands::{Call, Order};
 use crate::filter::Filter;
 use crate::settings::read::Mistakes;
@@ -50,7 +51,7 @@ enum Form {
 }
 
 pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
-    let settings = super::settings(call)?;
+    let settings = settings(call)?;
     let filter = Filter::of(&call.flags, Timestamp::now());
     let form = if call.flags.get_flag("json") {
         Form::Json

@@ -11,8 +11,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Chosen, cause, on_queue};
+use super::{Chosen, cause};
 use crate::command_line::{self, switch};
+use crate::commands::operator::{on_queue, settings};
 use crate::commands::{Call, Order};
 use crate::filter::{Filter, event_id};
 use crate::settings::read::Mistakes;
@@ -52,7 +53,7 @@ pub(super) fn command() -> Command {
 }
 
 pub(crate) fn order(call: &Call) -> Result<Order, Mistakes> {
-    let settings = super::settings(call)?;
+    let settings = settings(call)?;
     let id: EventId = *call.flags.get_one("id").expect("it is required");
     let json = call.flags.get_flag("json");
     let work = on_queue(settings.queue, async move |queue| {

@@ -12,9 +12,10 @@ use chickwork_queue::outcome::By;
 use clap::{ArgGroup, ArgMatches, Command};
 use jiff::Timestamp;
 
+use super::Chosen;
 use super::groups::Groups;
-use super::{Chosen, on_queue};
 use crate::command_line::{self, switch};
+use crate::commands::operator::{on_queue, settings};
 use crate::commands::{Call, Order};
 use crate::consent::Consent;
 use crate::filter::{self, Filter};
@@ -139,7 +140,7 @@ struct Errand {
 }
 
 pub(crate) fn order(call: &Call, deed: Deed) -> Result<Order, Mistakes> {
-    let settings = super::settings(call)?;
+    let settings = settings(call)?;
     let errand = Errand::of(&call.flags, deed, Timestamp::now());
     let work = on_queue(settings.queue, async move |queue| errand.run(queue).await);
     Ok(Order {

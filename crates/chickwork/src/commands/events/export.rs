@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use tempfile::{NamedTempFile, SpooledTempFile};
 
 use crate::command_line::switch;
-use crate::commands::dead::{on_queue, settings};
+use crate::commands::operator::{on_queue, settings};
 use crate::commands::{Call, Order};
 use crate::export::Exported;
 use crate::progress::{Looking, Through};

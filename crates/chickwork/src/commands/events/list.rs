@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::message::Message;
 use super::verdict;
 use crate::command_line::switch;
-use crate::commands::dead::{on_queue, settings};
+use crate::commands::operator::{on_queue, settings};
 use crate::commands::{Call, Order};
 use crate::progress::{Looking, Through};
 use crate::settings::read::Mistakes;

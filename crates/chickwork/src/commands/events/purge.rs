@@ -18,7 +18,7 @@ use clap::{ArgGroup, ArgMatches, Command, value_parser};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::super::dead::{on_queue, settings};
+use super::super::operator::{on_queue, settings};
 use super::{reply, whom};
 use crate::command_line::{self, switch};
 use crate::commands::{Call, Order};

@@ -19,7 +19,7 @@ use super::verdict::{Doubt, received_at, state, verdict};
 use super::whom::{LONGEST_ROOM, Named};
 use crate::command_line;
 use crate::command_line::switch;
-use crate::commands::dead::{on_queue, settings};
+use crate::commands::operator::{on_queue, settings};
 use crate::commands::{Call, Order};
 use crate::filter::bot;
 use crate::progress::{Looking, Through};
